@@ -1,0 +1,33 @@
+# make demo: set-up and the main job.   make test: set-up and the tests.   Nothing else is needed first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: setup test retest check demo bench mutants clean
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+test: setup
+	$(BIN)/python -m pytest
+
+retest: setup           # the tests that failed the last time, one after the other; many of them are no accident
+	$(BIN)/python tests/retest.py
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup            # small; all of it, with the peers that are installed: .venv/bin/python benchmarks/grid.py
+	$(BIN)/python benchmarks/grid.py --rounds 1 --scale 0.2 --only gridworker,gridworker-bare,limits
+
+mutants: setup          # each patch of tests/mutants takes away one mechanism of safety, and a test must notice
+	$(BIN)/python tests/mutants/run.py
+
+demo: setup
+	$(BIN)/fleetctl demo
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,55 @@
+"""fleetctl: from a notebook, in one awaited line, put a hundred cheap machines to work, and know that they are gone when you say so.
+
+    connect("local")
+    machines = await bring_up_spots(request, 100, "make results", itype="t3.micro", price=0.01)
+    await teardown_all()
+
+Names are imported when they are first used: the local cloud's daemon lives in this package too, and should not wait for the controller.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import commands
+    from .bootstrap import Program
+    from .commands import connect_grid
+    from .cost import Cost
+    from .errors import FleetError, LaunchFailed, NeverReported, NotConnected, RequestInvalid, ScriptFailed, StillBilling
+    from .handle import Launch, Progress
+    from .machines import Machine, Machines
+    from .receipt import Receipt
+    from .session import Session, connect, current
+    from .spot import bring_up_one_spot, bring_up_spots, teardown, teardown_all
+
+__all__ = [
+    # verbs
+    "bring_up_one_spot", "bring_up_spots", "commands", "connect", "connect_grid", "current", "teardown", "teardown_all",
+    # what they give and take
+    "Cost", "Launch", "Machine", "Machines", "Program", "Progress", "Receipt", "Session",
+    # what they raise
+    "FleetError", "LaunchFailed", "NeverReported", "NotConnected", "RequestInvalid", "ScriptFailed", "StillBilling",
+]  # fmt: skip
+
+_HOMES = {
+    "bring_up_one_spot": "spot", "bring_up_spots": "spot", "teardown": "spot", "teardown_all": "spot",
+    "connect": "session", "current": "session", "Session": "session", "connect_grid": "commands",
+    "Cost": "cost", "Launch": "handle", "Progress": "handle", "Machine": "machines", "Machines": "machines",
+    "Program": "bootstrap", "Receipt": "receipt",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'fleetctl' has no attribute {name!r}")
+    from importlib import import_module
+
+    home = import_module(f".{_HOMES.get(name, name if name == 'commands' else 'errors')}", __name__)
+    value: object = home if name == "commands" else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

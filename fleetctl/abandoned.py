@@ -1,0 +1,92 @@
+"""Sessions whose process is gone: what their ledgers say, and ending what they left. A living session is left alone unless forced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from .ec2 import Call
+from .ending import Estate, end
+from .errors import FleetError, LedgerError, ProfileError
+from .journal import Journal, attempt
+from .ledger import Entry, Ledger, SessionRecord, sessions
+from .profiles import Profile, load, local_cloud
+from .receipt import Receipt
+from .session import LEDGERS
+
+log = logging.getLogger(__name__)
+
+
+def listing(home: Path) -> list[SessionRecord]:
+    """The sessions that are alive or have not ended, oldest first."""
+    return [record for record in sessions(home / LEDGERS) if record.living or record.ended is None]
+
+
+def launches(record: SessionRecord) -> list[Entry]:
+    """The launch calls of a session."""
+    return [entry for entry in record.entries if entry.operation == "request_spot_instances"]
+
+
+def down(home: Path, *, force: bool = False) -> tuple[Receipt, list[SessionRecord]]:
+    """End what every unowned session left; with `force` that of living ones too. Returns the receipt and the sessions left alone.
+
+    Raises ProfileError for a session whose cloud cannot be told any more, LedgerError for one that somebody else ends at the moment,
+    when all the others have been ended; nothing of that one was touched then.
+    """
+    total, spared = Receipt(), []
+    trouble: FleetError | None = None
+    for record in listing(home):
+        if record.living and not force:
+            spared.append(record)
+            continue
+        try:
+            total += asyncio.run(_end(record, home))
+        except (ProfileError, LedgerError) as error:
+            log.warning("session %s was not ended: %s", record.id, error.what)
+            trouble = trouble or error
+    if trouble is not None:
+        if total.lines:
+            trouble.add_note(repr(total))
+        raise trouble
+    return total, spared
+
+
+async def _end(record: SessionRecord, home: Path) -> Receipt:
+    """One session's end. Of a forced living one the ledger is only read: it belongs to its process."""
+    profile = _profile(record, home)
+    if record.living:
+        return Receipt() if profile is None else await _end_at(profile, record, record.entries, None)
+    ledger = Ledger.open(record.path)
+    try:
+        receipt = Receipt() if profile is None else await _end_at(profile, record, tuple(ledger.entries()), ledger)
+        attempt(ledger.seen_gone, receipt.proved)
+        if not receipt.remaining:
+            attempt(ledger.mark_ended)
+        return receipt
+    finally:
+        ledger.close()
+
+
+async def _end_at(profile: Profile, record: SessionRecord, entries: tuple[Entry, ...], ledger: Ledger | None) -> Receipt:
+    aws = profile.aws()
+    call: Call = aws.call if ledger is None else Journal(aws, ledger)
+    try:
+        return await end(call, Estate.read(record.id, record.region, entries), rate=lambda row: 0.0)
+    finally:
+        await aws.close()
+
+
+def _profile(record: SessionRecord, home: Path) -> Profile | None:
+    """The cloud that the session worked on. None: a local cloud that has ended, and its machines with it."""
+    if record.cloud == "local":
+        running = local_cloud().status(home / "local")
+        if running is None or running.endpoint_url != record.endpoint:
+            return None
+    profile = load(record.cloud, home=home)
+    if profile.endpoint_url != record.endpoint:
+        raise ProfileError(
+            f"session {record.id} worked on {record.endpoint or 'AWS'}, but {record.cloud!r} now means {profile.endpoint_url or 'AWS'}",
+            todo="point the profile back, then try again",
+        )
+    return profile

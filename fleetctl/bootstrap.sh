@@ -1,0 +1,234 @@
+# What a machine does from its first second to its last. `render` puts the values above this text (launch session topic region fuse
+# secret check commands) and drops indentation and comments, so a comment stands on lines of its own, and no string here spans lines.
+#
+# One process decides and reports. Its children only tell it what happened, a line each, on the pipe that is descriptor 9:
+#   start      the secret lies in its file: the commands may begin
+#   last       the last of the commands begins now (the commands themselves write this)
+#   exit N     the commands have ended
+#   ok         the check has succeeded
+# Whatever the state, it is sent again and again, so a report that is lost does no lasting harm. Credentials reach curl on its stdin:
+# in argv every user of the machine could read them. Times are hundredths of a second since boot, which no step of the clock disturbs.
+set -euo pipefail
+imds=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}
+login=${FLEETCTL_LOGIN_USER:-ec2-user} home=${HOME:-} state=/var/lib/fleetctl switch=
+# Root hands over to the login user, except on a machine whose login user is root: the local cloud's, where nothing contains it.
+if ((EUID)); then login=${USER:-$(id -un)} state=$HOME/.fleetctl; elif [[ $login != root ]]; then switch=1; fi
+run=${FLEETCTL_STATE_DIR:-$state}/$launch
+log=$run/log resend=(${FLEETCTL_RESEND:-5 15 45 300})
+phase=booted code=null seq=0 step=0 tries=0 due=0
+never=999999999999 ready_at=$never tail= checker= instance= token= role= expires= ssh_key=
+
+# A second run on the same machine would move the fuse and do everything twice.
+[[ ! -e $run ]] || exit 0
+# The fuse comes before all that can fail; in the background, for some shutdown programs stay until the time has come.
+(shutdown -P "+$fuse" || echo 'fleetctl: no fuse') </dev/null &
+
+mkdir -p "$run"
+umask 077
+[[ ! $secret ]] || : >"$run/secret"
+printf '%s\n' "$commands" >"$run/commands"
+exec 3>&1 >>"$log" 2>&1 </dev/null
+umask 022
+# The commands write into the log itself, so nothing is in flight when its end is read. Following stdin needs no inotify instance.
+tail -c +1 -s 2 -f --pid=$$ <"$log" >&3 &
+exec 9<> <(:)
+
+say() { printf 'fleetctl: %(%T)T %s\n' -1 "$*"; }
+clock() { read -r now _ </proc/uptime && now=$((10#${now/./})); }
+# about N: REPLY is N, give or take a quarter, so that machines born together don't call together
+about() { REPLY=$(($1 * 3 / 4 + RANDOM % ($1 / 2 + 1))); }
+pause() { about "$1" && sleep "$((REPLY / 100)).$((REPLY / 10 % 10))"; }
+
+# field TEXT KEY NAME: the variable NAME gets the text that stands behind "KEY": in JSON
+field() {
+    local pattern="\"$2\"[[:space:]]*:[[:space:]]*\"([^\"]*)\""
+    [[ $1 =~ $pattern ]] && printf -v "$3" %s "${BASH_REMATCH[1]}"
+}
+
+# imds PATH…: `found` gets the values in one connection, empty where there is none; the first must exist. A stale token is replaced.
+imds() {
+    local get=(curl -qsf --noproxy '*' --max-time 5 --retry 3) header=X-aws-ec2-metadata-token
+    for _ in 1 2; do
+        [[ $token ]] || token=$("${get[@]}" -X PUT -H "$header-ttl-seconds: 21600" "$imds/latest/api/token") || return
+        mapfile -t -d $'\x1e' found < <(printf 'header = "%s: %s"' $header "$token" |
+            "${get[@]}" -w $'\x1e' -K - "${@/#/$imds/latest/meta-data/}")
+        [[ ${found[0]-} ]] && ((${#found[@]} == $#)) && return 0
+        token=
+    done
+    return 1
+}
+
+# Renewed ten minutes before they end: EC2 offers the next ones five minutes before, at the latest.
+credentials() {
+    local TZ=UTC soon json
+    printf -v soon '%(%FT%TZ)T' $((EPOCHSECONDS + 600))
+    [[ ! $expires > $soon ]] || return 0
+    [[ $role ]] || { imds iam/security-credentials/ && role=${found[0]}; } || return
+    imds "iam/security-credentials/$role" || { role= && return 1; }
+    json=${found[0]}
+    field "$json" AccessKeyId access && field "$json" SecretAccessKey private &&
+        field "$json" Token ticket && field "$json" Expiration expires
+}
+
+# signed SERVICE LINE…: one signed POST of these lines of curl's configuration; `reply` is what comes back, body and status.
+# Returns 2 where curl can't sign. The body is never logged: a refused signature is answered with the request's canonical form, session
+# token included.
+signed() {
+    local status=0 url=amazonaws.com
+    credentials || { say 'no credentials yet' && return 1; }
+    [[ $region != cn-* ]] || url+=.cn
+    url=${AWS_ENDPOINT_URL:-https://$1.$region.$url}
+    printf -v reply '%s\n' "user = \"$access:$private\"" "header = \"x-amz-security-token: $ticket\"" "${@:2}"
+    reply=$(printf %s "$reply" | curl -qs --max-time 10 --aws-sigv4 "aws:amz:$region:$1" -w '\n%{http_code}' -K - "${url%/}/") || status=$?
+    # 2: an option this curl doesn't know; 4: one it was built without; then SignatureDoesNotMatch, IncompleteSignature and their like
+    case $status:$reply in
+        0:*$'\n'200) return 0 ;;
+        [24]:* | *Signature*) status=2 ;;
+        *$'\n'40[013]) status=1 expires= ;;
+        *) status=1 ;;
+    esac
+    say "$1 by curl: HTTP ${reply##*$'\n'}"
+    return $status
+}
+
+aws_cli() { timeout 60 aws --region "$region" "$@"; }
+
+# publish PHASE: one try to send the present state. (In a trap, a return without a status is that of what came before the trap.)
+publish() {
+    local file=${FLEETCTL_SSH_KEY_FILE:-/etc/ssh/ssh_host_ed25519_key.pub} kind body text
+    [[ $ssh_key || ! -r $file ]] || { read -r kind body _ <"$file" && ssh_key="$kind $body"; } || :
+    printf -v text '{"fleetctl":1,"launch":"%s","instance":"%s","phase":"%s","state":"%s","seq":%d,"exit":%s,"tail":"%s"' \
+        "$launch" "$instance" "$1" "$phase" $((++seq)) "$code" "$tail"
+    printf -v text '%s,"ip":"%s","public_ip":"%s","host":"%s","ssh_port":%d,"ssh_key":"%s","user":"%s","type":"%s","zone":"%s"}' \
+        "$text" "$ip" "$public_ip" "$host" "${FLEETCTL_SSH_PORT:-22}" "$ssh_key" "$login" "$type" "$zone"
+    signed sns 'header = "content-type: application/x-www-form-urlencoded"' 'data = "Action=Publish&Version=2010-03-31"' \
+        "data-urlencode = \"TopicArn=$topic\"" "data-urlencode = \"Message=${text//\"/\\\"}\"" && return 0
+    (($? == 2)) && printf %s "$text" | aws_cli sns publish --topic-arn "$topic" --message file:///dev/stdin >/dev/null
+}
+
+# One try, and the time of the next: soon after a failure, ever later after a success, and from the last gap on as a beat.
+report() {
+    local as=$phase
+    ((step < ${#resend[@]})) || as=beat
+    if publish "$as"; then
+        ((step == ${#resend[@]})) || ((++step))
+        tries=0
+        about $((resend[step - 1] * 100))
+    else
+        about $((100 << (tries < 5 ? tries++ : tries)))
+    fi
+    clock
+    due=$((now + REPLY))
+}
+
+# become PHASE CODE: failed is final, and nothing goes back
+become() {
+    [[ $phase != failed && $phase != "$1" ]] || return 0
+    phase=$1 code=$2 step=0 tries=0 due=0 ready_at=$never
+    say "$phase, exit $code"
+    [[ $phase != failed ]] || tail=$(tail -c 3072 "$log" | base64 -w 0)
+}
+
+# This process is not meant to end. Whatever ends it is the machine's failure; a few tries, for nobody is left to go on trying.
+last_words() {
+    trap '' HUP INT TERM
+    say "the bootstrap ends, exit $1"
+    become failed "$1"
+    for wait in 100 200 400; do
+        [[ ! $instance ]] || publish failed || { pause $wait && continue; }
+        break
+    done
+}
+trap 'last_words $?' EXIT
+trap 'exit 143' HUP INT TERM
+
+as_login() {
+    cd "$home" || exit
+    [[ $switch ]] || exec "$@"
+    exec runuser -u "$login" -- env HOME="$home" USER="$login" LOGNAME="$login" "$@"
+}
+
+# The password of the grid's server and the grid's key, as hexadecimal words, into the file that only the login user reads.
+fetch_secret() {
+    REPLY=
+    if signed ssm 'header = "x-amz-target: AmazonSSM.GetParameter"' 'header = "content-type: application/x-amz-json-1.1"' \
+        "data = \"{\\\"Name\\\":\\\"$secret\\\",\\\"WithDecryption\\\":true}\""; then
+        field "$reply" Value REPLY
+    elif (($? == 2)); then
+        REPLY=$(aws_cli ssm get-parameter --name "$secret" --with-decryption --query Parameter.Value --output text)
+    fi
+    [[ $REPLY =~ ^[0-9a-f\ ]+$ ]] || return
+    printf '%s\n' "$REPLY" >"$run/secret"
+}
+
+start() {
+    (
+        status=0
+        (as_login bash -euo pipefail "$run/commands") 3>&- || status=$?
+        echo "exit $status" >&9
+    ) &
+    [[ $check ]] || return 0
+    (
+        delay=15
+        until (as_login timeout 30 bash -euo pipefail -c "exec >'$run/check' 2>&1"$'\n'"$check") 3>&- 9>&-; do
+            pause $delay
+            delay=$((delay < 75 ? delay * 3 / 2 : 100))
+        done
+        echo ok >&9
+    ) &
+    checker=$!
+}
+
+until imds instance-id local-ipv4 public-ipv4 public-hostname instance-type placement/availability-zone iam/security-credentials/; do
+    say 'no metadata yet'
+    pause 200
+done
+for i in "${!found[@]}"; do
+    [[ ${found[i]} =~ ^[A-Za-z0-9+=,.@_-]+$ ]] || found[i]=
+done
+instance=${found[0]} ip=${found[1]} public_ip=${found[2]} host=${found[3]} type=${found[4]} zone=${found[5]} role=${found[6]}
+say "$phase as $instance"
+clock
+report
+
+if [[ $switch ]]; then
+    IFS=: read -r _ _ _ _ _ home _ < <(getent passwd "$login") || { say "no user $login" && exit 1; }
+    chown -R "$login:" "$run"
+fi
+export FLEETCTL_LAUNCH=$launch FLEETCTL_SESSION=$session FLEETCTL_INSTANCE=$instance \
+    FLEETCTL_IP=$ip FLEETCTL_REGION=$region FLEETCTL_RUN=$run
+if [[ $secret ]]; then
+    export GRIDWORKER_SECRET_FILE=$run/secret
+    (
+        for ((delay = 100; delay < 10000; delay *= 2)); do
+            fetch_secret && echo start >&9 && exit
+            pause $delay
+        done
+        say "no secret $secret"
+        echo 'exit 1' >&9
+    ) &
+else
+    start
+fi
+
+while clock; do
+    ((now < ready_at)) || become ready null
+    ((now < due)) || report
+    left=$(((due < ready_at ? due : ready_at) - now))
+    ((left > 0)) || left=1
+    printf -v left '%d.%02d' $((left / 100)) $((left % 100))
+    read -rt "$left" -u 9 event || continue
+    case $event in
+        start) start ;;
+        last) [[ $check || $phase != booted ]] || { clock && ready_at=$((now + 100)); } ;;
+        ok) checker= && become ready "$code" ;;
+        'exit 0')
+            [[ $phase == failed ]] || code=0
+            [[ $check ]] || become ready 0
+            ;;
+        exit*)
+            become failed "${event#* }"
+            [[ ! $checker ]] || kill "$checker" || :
+            ;;
+    esac
+done

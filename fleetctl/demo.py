@@ -1,0 +1,149 @@
+"""The main job as a script: a server, a distributor and workers come up, the grid evaluates jobs, everything is torn down.
+
+It runs on a private local cloud of its own, which is gone afterwards unless it is kept. `run` returns what `fleetctl demo --json` prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import gridworker
+from gridworker.bogosity import bogosity, without_nodes
+
+from . import commands, profiles
+from .commands import connect_grid
+from .errors import FleetError
+from .handle import Launch
+from .profiles import local_cloud
+from .session import Session
+from .spot import bring_up_one_spot, bring_up_spots, teardown_all
+
+REQUEST: dict[str, Any] = {  # a plain RequestSpotInstances dictionary; the profile fills in image, key, role and group
+    "SpotPrice": "0.01",
+    "LaunchSpecification": {"InstanceType": "t3.micro", "NetworkInterfaces": [{"DeviceIndex": 0}]},
+}
+POOL = "pool"
+ALL_LOGS = 1_000_000
+KEPT = """kept. To look at it:
+  export FLEETCTL_HOME={home}
+  fleetctl ls
+and to end it:
+  fleetctl down; fleetctl local down"""
+
+
+def run(workers: int, jobs: int, reclevel: int, *, keep: bool, console: Console) -> dict[str, Any]:
+    """The whole session. Raises FleetError when machines do not come up, or a result differs from its local evaluation."""
+    home = Path(tempfile.mkdtemp(prefix="fleetctl-demo-"))
+    try:
+        console.print("starting a private local cloud …")
+        session = Session(profiles.load("local", home=home))
+        try:
+            report = asyncio.run(_main(session, workers, jobs, reclevel, keep, console))
+        finally:
+            if keep:
+                session.leave()
+                console.print(KEPT.format(home=home))
+            else:
+                session.close()
+        return report
+    finally:
+        if not keep:
+            local_cloud().down(home / "local", force=True)
+            shutil.rmtree(home)
+
+
+async def _main(session: Session, workers: int, jobs: int, reclevel: int, keep: bool, console: Console) -> dict[str, Any]:
+    launches: dict[str, Launch[Any]] = {}
+    began = time.monotonic()
+    console.print(f"bringing up a server, a distributor and {workers} workers …")
+    launches["server"] = bring_up_one_spot(REQUEST, commands.server(), session=session, subnet="public", itype="m3.medium", price=0.05)
+    server = await launches["server"]
+    distributor = commands.distributor(POOL, server, helper=100, log="debug")
+    worker = commands.worker(1, POOL, server, log="debug")
+    launches["distributor"] = bring_up_spots(REQUEST, 1, distributor, session=session, subnet="private")
+    launches["workers"] = bring_up_spots(REQUEST, workers, worker, session=session, subnet="private")
+    await launches["distributor"]
+    machines = await launches["workers"]
+    up_seconds = time.monotonic() - began
+    up = 2 + len(machines.succeeded)
+    console.print(f"{up} machines up in {up_seconds:.1f} s, ${session.cost().per_hour:.4f} an hour", highlight=False)
+
+    grid = await connect_grid(server, session=session)
+    console.print(f"asking the grid for {jobs} jobs of level {reclevel} …")
+    calls = [(bogosity, 1, number, reclevel, jobs, f"demo {time.time_ns()}") for number in range(jobs)]
+    calls = [(*call[:-1], calls[0][-1]) for call in calls]  # one tag for all, so that equal calls are shared
+    began = time.monotonic()
+    results = await grid.requests(POOL, calls)
+    seconds = time.monotonic() - began
+    _compare(calls, results)
+
+    executed = grid.status().executed
+    report: dict[str, Any] = {
+        "machines": {"wanted": workers + 2, "up": up, "seconds": round(up_seconds, 3)},
+        "ec2_calls": _ec2_calls(session, launches),
+        "jobs": _jobs(jobs, reclevel, len(results), sum(executed.values()), seconds),
+        "nodes": executed,
+        "log_lines": len(grid.logs("debug", last=ALL_LOGS)),
+    }
+    receipt = None if keep else await teardown_all(session=session)
+    if receipt is not None:
+        console.print(receipt.table())
+    return {**report, "cost": session.cost().as_dict(), "receipt": receipt and receipt.as_dict()}
+
+
+def _compare(calls: list[tuple[Any, ...]], results: list[str]) -> None:
+    """Every result equals what the function gives here, names of nodes aside."""
+    with gridworker.local():
+        wrong = [call for call, got in zip(calls, results, strict=True) if without_nodes(got) != without_nodes(call[0](0, *call[2:]))]
+    if wrong:
+        raise FleetError(f"{len(wrong)} of {len(calls)} results differ from a local evaluation; the first is job {wrong[0][2]}")
+
+
+def _jobs(jobs: int, reclevel: int, done: int, executed: int, seconds: float) -> dict[str, Any]:
+    """Counts and times. A job of level n asks itself and n jobs of level n - 1; of equal ones one is executed."""
+    tree = 1
+    for level in range(1, reclevel + 1):
+        tree = 1 + level * tree
+    asked, distinct = jobs * tree, jobs + reclevel * (reclevel + 1) // 2
+    per_job, per_call = (round(1000 * seconds / count, 3) for count in (jobs, asked))
+    return {
+        "asked": asked,
+        "done": done,
+        "executed": executed,
+        "distinct": distinct,
+        "seconds": round(seconds, 3),
+        "ms_per_job": per_job,
+        "ms_per_call": per_call,
+    }
+
+
+def _ec2_calls(session: Session, launches: dict[str, Launch[Any]]) -> dict[str, int]:
+    """EC2 calls of each launch, as the local cloud has counted them by the launch that each call's User-Agent names."""
+    cloud = local_cloud().status(session.profile.home / "local")
+    counted = cloud.calls()["launches"]
+    return {name: sum(counted.get(str(launch.uuid), {}).get("ec2", {}).values()) for name, launch in launches.items()}
+
+
+def summary(report: dict[str, Any]) -> Table:
+    """The report for people."""
+    machines, jobs, cost = report["machines"], report["jobs"], report["cost"]
+    nodes = sorted(report["nodes"].values())
+    table = Table("what", "result", title="summary", title_justify="left", show_header=False)
+    table.add_row("machines", f"{machines['up']} of {machines['wanted']} up in {machines['seconds']:.1f} s")
+    table.add_row("EC2 calls", ", ".join(f"{name} {count}" for name, count in report["ec2_calls"].items()))
+    table.add_row("jobs", f"{jobs['done']} done in {jobs['seconds']:.3f} s: {jobs['ms_per_job']} ms a job, {jobs['ms_per_call']} ms a call")
+    table.add_row("calls", f"{jobs['asked']} asked, {jobs['distinct']} distinct, {jobs['executed']} executed")
+    table.add_row("nodes", f"{len(nodes)} took part, {nodes[0]} to {nodes[-1]} calls each" if nodes else "none took part")
+    table.add_row("log lines", str(report["log_lines"]))
+    table.add_row("cost", f"${cost['so_far']:.4f} at simulated spot prices, without {cost['leaves_out']}")
+    receipt = report["receipt"]
+    table.add_row("left", "everything (kept)" if receipt is None else f"{len(receipt['remaining'])} of {len(receipt['found'])} things")
+    return table

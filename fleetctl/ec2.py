@@ -1,0 +1,159 @@
+"""EC2's verbs as fleetctl needs them: in batches, through all pages, and never stopped by one bad id.
+
+Every function takes `call`, the session's journalled way to AWS: `await call("ec2", operation, **parameters)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from .errors import AwsError, Network, NotFound, Throttled
+from .lifecycle import Seen
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000  # ids in one call; CreateTags takes 1,000 resources (EC2 API reference)
+VALUES = 200  # values of one filter (EC2 API reference, Filter)
+PAUSES = (1, 2, 4, 8, 15)  # seconds between tries of a call that AWS throttles or does not answer, beyond what botocore does by itself
+TRANSIENT = (Throttled, Network)
+SESSION_TAG, LAUNCH_TAG, EXPIRES_TAG = "fleetctl:session", "fleetctl:launch", "fleetctl:expires"
+OVER = frozenset({"failed", "closed"})  # states of a spot request that has no living instance and never will
+RUNS_ON = "request-canceled-and-instance-running"
+TERMINATED = "instance-terminated"  # how the statuses begin that say so (EC2 User Guide, "Spot request status")
+
+
+class Call(Protocol):
+    """The session's way to AWS. Intent goes to the ledger before anything is made or ended."""
+
+    async def __call__(self, service: str, operation: str, /, *, launch: str | None = None, **parameters: Any) -> dict[str, Any]: ...
+
+
+async def spot_requests(call: Call, tag: str, value: str) -> list[dict[str, Any]]:
+    """Every spot request that bears the tag, as DescribeSpotInstanceRequests shows it. Not yet visible ones are missing, not an error."""
+    return await _pages(
+        call, "describe_spot_instance_requests", "SpotInstanceRequests", Filters=[{"Name": f"tag:{tag}", "Values": [value]}]
+    )
+
+
+async def instances(call: Call, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Instances by id; those that AWS does not know are missing. Up to VALUES by a filter, since one unknown id fails the other form."""
+    rows: list[dict[str, Any]] = []
+    for part in _parts(ids, VALUES if len(ids) <= VALUES else BATCH):
+        try:
+            given: dict[str, Any] = {"Filters": [_by_id(part)]} if len(part) <= VALUES else {"InstanceIds": list(part)}
+            rows += await _pages(call, "describe_instances", "Reservations", paged=len(part) <= VALUES, **given)
+        except NotFound:
+            for few in _parts(part, VALUES):
+                rows += await _pages(call, "describe_instances", "Reservations", Filters=[_by_id(few)])
+    return [one for reservation in rows for one in reservation["Instances"]]
+
+
+def _by_id(ids: Sequence[str]) -> dict[str, Any]:
+    return {"Name": "instance-id", "Values": list(ids)}
+
+
+async def cancel(call: Call, ids: Sequence[str]) -> dict[str, AwsError]:
+    """Cancel spot requests; their instances go on running (EC2 API reference, CancelSpotInstanceRequests). Returns what AWS refused."""
+    refused: dict[str, AwsError] = {}
+    for part in _parts(ids, BATCH):
+        refused |= await _each_or_all(call, "cancel_spot_instance_requests", "SpotInstanceRequestIds", part)
+    return refused
+
+
+async def terminate(call: Call, ids: Sequence[str]) -> dict[str, AwsError]:
+    """Terminate instances; returns the ids that AWS refused, with the reasons.
+
+    One bad id fails AWS's whole call, so a refused batch is halved.
+    """
+    refused: dict[str, AwsError] = {}
+    for part in _parts(ids, BATCH):
+        refused |= await _each_or_all(call, "terminate_instances", "InstanceIds", part)
+    return refused
+
+
+async def tag(call: Call, resources: Sequence[str], tags: dict[str, str]) -> None:
+    """Put tags on resources of any kind."""
+    for part in _parts(resources, BATCH):
+        await call("ec2", "create_tags", Resources=list(part), Tags=[{"Key": k, "Value": v} for k, v in tags.items()])
+
+
+async def spot_prices(call: Call, types: Sequence[str], now: datetime) -> dict[tuple[str, str], float]:
+    """The present spot price by (type, zone), USD an hour. A start time of now gives the prices in force (EC2 API reference)."""
+    rows = await _pages(
+        call,
+        "describe_spot_price_history",
+        "SpotPriceHistory",
+        InstanceTypes=sorted(types),
+        ProductDescriptions=["Linux/UNIX"],
+        StartTime=now,
+    )
+    prices: dict[tuple[str, str], float] = {}
+    for row in rows:  # newest first: the first of each pool is the one in force
+        prices.setdefault((row["InstanceType"], row["AvailabilityZone"]), float(row["SpotPrice"]))
+    return prices
+
+
+def seen(requests: Sequence[dict[str, Any]]) -> tuple[Seen, ...]:
+    """Listed spot requests as the events that a launch understands."""
+    out = []
+    for one in requests:
+        instance, state = one.get("InstanceId") or None, one.get("State", "")
+        status = one.get("Status", {}).get("Code", "")
+        # a cancelled request without an instance is over, unless its status says that there is one, which this listing does not show yet
+        without = instance is None and status != RUNS_ON
+        over = state in OVER or (state == "cancelled" and (without or status.startswith(TERMINATED)))
+        out.append(Seen(one["SpotInstanceRequestId"], instance, status, over))
+    return tuple(out)
+
+
+async def persist(call: Call, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+    """A call that is asked again, some seconds long, while it is throttled or not answered. Only for calls that bear repetition."""
+    for pause in PAUSES[:3]:
+        try:
+            return await call(service, operation, **parameters)
+        except TRANSIENT as error:
+            log.warning("%s; again in %d s", error.what, pause)
+        await asyncio.sleep(pause)
+    return await call(service, operation, **parameters)
+
+
+async def _pages(call: Call, operation: str, key: str, *, paged: bool = True, **parameters: Any) -> list[dict[str, Any]]:
+    """All pages of a listing. AWS may send an empty page with a token, so only a missing token ends it."""
+    rows: list[dict[str, Any]] = []
+    if paged:  # MaxResults cannot stand beside ids
+        parameters["MaxResults"] = BATCH
+    while True:
+        answer = await call("ec2", operation, **parameters)
+        rows += answer.get(key, [])
+        if not answer.get("NextToken"):
+            return rows
+        parameters["NextToken"] = answer["NextToken"]
+
+
+async def _each_or_all(call: Call, operation: str, key: str, ids: Sequence[str]) -> dict[str, AwsError]:
+    """One call for all; when AWS refuses it because of some of them, halves, down to the ids that are refused by themselves."""
+    if not ids:
+        return {}
+    parameters: dict[str, Any] = {key: list(ids)}
+    try:
+        await call("ec2", operation, **parameters)
+    except TRANSIENT:  # not because of some of the ids
+        raise
+    except AwsError as error:
+        if len(ids) == 1:
+            return {ids[0]: error}
+        middle = len(ids) // 2
+        return {
+            **await _each_or_all(call, operation, key, ids[:middle]),
+            **await _each_or_all(call, operation, key, ids[middle:]),
+        }
+    return {}
+
+
+def _parts(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]

@@ -1,0 +1,400 @@
+"""One launch: `lifecycle.Core` decides, the conductor acts through AWS, the ledger and the channel. Runs on the session's loop only.
+
+Order of things: the channel's probe has come back, the intent is in the ledger, then AWS is asked. From then on events (reports,
+listings, the deadline, a cancel) go into the core one at a time, and its commands are carried out as tasks that nobody can cancel.
+Whatever breaks on the way, the futures get their outcome, and what the launch has made is ended: see `_break`.
+
+EC2 calls from the start to the resolution, whatever the number of machines: the request, one listing a second after the first report,
+one when held reports would decide, the prices, one DescribeInstances (volumes), one CreateTags; and a listing every 30 s of waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+from . import ec2
+from .bootstrap import Program
+from .errors import AwsError, FleetError
+from .lifecycle import (
+    GIVEN_UP,
+    SETTLED,
+    Arrived,
+    Asked,
+    Cancel,
+    Command,
+    Core,
+    Deadline,
+    Describe,
+    Enough,
+    Event,
+    GiveUp,
+    LaunchState,
+    Listed,
+    Refused,
+    Reported,
+    Resolve,
+    Slot,
+    Terminate,
+)
+from .machines import Home, Machine, Machines
+from .messages import Report
+from .notify import Channel
+from .order import Order
+from .outcome import END_IT, Facts, failure
+from .profiles import Profile
+
+log = logging.getLogger(__name__)
+
+EARLY_SECONDS = 10.0  # to the first listing where no report asks for one: it shows why requests wait
+LISTING_SECONDS = 30.0  # between listings while nothing else asks for one
+FIRST_LISTING_SECONDS = 1.0  # after the first report: by then its neighbours have instances too
+PATIENCE = (0.0, 2.0, 8.0, LISTING_SECONDS)  # between listings that were to decide and did not: AWS's view may lag
+
+
+class Desk(Home, Protocol):
+    """What a launch needs of its session."""
+
+    id: str
+    profile: Profile
+
+    @property
+    def call(self) -> ec2.Call:
+        """The journalled way to AWS."""
+
+    async def channel(self) -> Channel:
+        """The open channel, made and probed when first asked for."""
+
+    async def secret_parameter(self) -> str:
+        """The SSM parameter that holds the session's grid secret."""
+
+    async def prices(self, types: Sequence[str]) -> Mapping[tuple[str, str], float]:
+        """Present spot prices by (type, zone)."""
+
+
+class Conductor:
+    """Carries one launch from the call to its outcome."""
+
+    def __init__(
+        self, desk: Desk, request: dict[str, Any], program: Program, *, wanted: int, minimum: int, seconds: float, fuse_minutes: int
+    ) -> None:
+        now = time.time()
+        self.desk = desk
+        self.order = Order(uuid4(), desk.id, request, program, wanted, now, now + seconds, fuse_minutes)
+        self.uuid: UUID = self.order.uuid
+        self.type, self.cap = self.order.type, self.order.cap
+        self._call = functools.partial(desk.call, launch=str(self.uuid))
+        self.core = Core(wanted, minimum)
+        self.began, self.deadline = now, now + seconds
+        self.settled_at: float | None = None
+        self.future: concurrent.futures.Future[Machines] = concurrent.futures.Future()
+        self.enough: concurrent.futures.Future[Machines] = concurrent.futures.Future()
+        self.watchers: list[Callable[[], None]] = []  # told of each arrival, and of the outcome
+        self.machines: dict[str, Machine] = {}
+        self.arrived: list[str] = []  # keys in the order of their getting ready
+        self.refusal: Exception | None = None
+        self.settled = asyncio.Event()  # the outcome is out, and whatever ends with it has been ended
+        self._broken: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asking: asyncio.Task[None] | None = None
+        self._sent = False  # the launch call was made at least once
+        self._in_call = False  # it is on its way: its answer names what must be ended
+        self._listing: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None  # carries out the outcome
+        self._timer: asyncio.TimerHandle | None = None
+        self._listing_wanted = asyncio.Event()
+        self._terminated: set[str] = set()
+        self._prices: Mapping[tuple[str, str], float] = {}
+
+    def __repr__(self) -> str:
+        return f"<conductor of {self.uuid}: {self.core!r}>"
+
+    # --- the outside ----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, unless it was cancelled before. On the session's loop."""
+        if self.core.state in SETTLED:
+            return
+        self._asking = self._spawn(self._ask())
+        self._listing = self._spawn(self._keep_listing())
+        self._timer = asyncio.get_running_loop().call_later(self.deadline - time.time(), self.feed, Deadline())
+
+    def feed(self, event: Event) -> None:
+        """One event into the core, its commands out. Never raises: a caller is a timer, the listener or another launch's teardown."""
+        before = self.core.state
+        try:
+            for command in self.core.step(event, time.time()):
+                self._carry_out(command)
+        except Exception as error:
+            self._break(error)
+        if before not in SETTLED and self.core.state in SETTLED:
+            self.settled_at = time.time()
+        if self.core.state is LaunchState.ENDED and self._listing is not None:
+            self._listing.cancel()
+
+    def cancel(self) -> None:
+        """The user gives up. Harmless when there is an outcome already."""
+        self.feed(Cancel())
+
+    def abandon(self, error: Exception) -> None:
+        """The session lets go: whoever waits hears `error`. What runs goes on."""
+        self._settle(error)
+
+    def report(self, report: Report) -> None:
+        """A report from the channel."""
+        first = not self.core.held and not self.core.by_instance
+        self.feed(Reported(report))
+        if first:  # bind instances to requests soon, even when nothing is decided by it, so that progress can be shown
+            asyncio.get_running_loop().call_later(FIRST_LISTING_SECONDS, self._list_if_held)
+
+    def listed(self, requests: Sequence[dict[str, Any]]) -> None:
+        """A listing of spot requests, as AWS gives it."""
+        self.feed(Listed(ec2.seen(requests)))
+
+    def machine(self, slot: Slot) -> Machine:
+        """The user's view of a slot."""
+        return self.machines.setdefault(slot.key, Machine(slot, self.desk, self.rate))
+
+    def snapshot(self) -> Machines:
+        """All machines as they are now. From any thread."""
+        machines, arrived = {slot.key: self.machine(slot) for slot in self.core.all()}, list(self.arrived)
+        return Machines(machines, tuple(arrived[: self.core.wanted]), tuple(arrived[self.core.wanted :]))
+
+    def rate(self, slot: Slot) -> float | None:
+        """USD an hour of one machine: the pool's present price, else the dearest known of its type, else the request's cap."""
+        kind, zone = self.type, slot.report.zone if slot.report else ""
+        price = self._prices.get((kind, zone)) or max((p for (t, _), p in self._prices.items() if t == kind), default=None)
+        return price if price is not None else self.cap
+
+    # --- carrying out -----------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Arrived(slot):
+                self.machine(slot)  # first, since other threads look up what has arrived
+                self.arrived.append(slot.key)
+                self._tell()
+            case Enough():
+                if not self.enough.done():
+                    self.enough.set_result(self.snapshot())
+            case Describe():
+                self._listing_wanted.set()
+            case Terminate(instances):
+                self._spawn(self._terminate_late(instances))
+            case Resolve(requests, instances):
+                self._closing = self._spawn(self._resolve(requests, instances))
+            case GiveUp(why):
+                self._closing = self._spawn(self._give_up(why))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=f"launch {self.uuid}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._break(error, for_good=task is self._closing)
+
+    def _break(self, error: BaseException, *, for_good: bool = False) -> None:
+        """A fault of this program. The launch is given up, and its waiters hear of it; at the second fault at once."""
+        log.error("launch %s broke", self.uuid, exc_info=error)
+        again, self._broken = self._broken is not None, self._broken or error
+        if for_good or (again and self.core.state not in SETTLED):
+            self._settle(error)
+        elif self.core.state not in SETTLED:
+            self.feed(Cancel())
+
+    def _tell(self) -> None:
+        for watcher in list(self.watchers):
+            with contextlib.suppress(RuntimeError):  # its event loop has closed: nobody iterates any more
+                watcher()
+
+    def _settle(self, error: BaseException | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for future in (self.enough, self.future):
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(self.snapshot())
+            else:
+                future.set_exception(error)
+        self.settled.set()
+        self._tell()
+
+    # --- asking AWS ---------------------------------------------------------------------------------------------------------------
+
+    async def _ask(self) -> None:
+        """Channel, user data, intent, request. A refusal is an event like any other."""
+        try:
+            channel = await self.desk.channel()
+            channel.demultiplexer.handlers[self.uuid] = self.report
+            secret = await self.desk.secret_parameter() if self.order.program.secret else None
+            request = self.order.finished(topic_arn=channel.topic_arn, region=self.desk.profile.region, secret=secret)
+            keys = await self._request(request)
+        except Exception as error:
+            self.refusal = error
+            self.feed(Refused(str(error)))
+        else:
+            self.feed(Asked(keys))
+            self._spawn(self._learn_prices())
+
+    async def _learn_prices(self) -> None:
+        try:
+            self._prices = await self.desk.prices([self.type])
+        except Exception:  # a price is worth no machine
+            log.warning("launch %s: its prices are not known, the cap is shown instead", self.uuid, exc_info=True)
+
+    async def _request(self, request: dict[str, Any]) -> tuple[str, ...]:
+        """The launch call. Lost answers and throttling are asked again with the same client token, so nothing is launched twice."""
+        for pause in (*ec2.PAUSES, None):
+            try:
+                self._sent = self._in_call = True
+                answer = await self._call("ec2", "request_spot_instances", **request)
+                break
+            except ec2.TRANSIENT as error:
+                if pause is None or time.time() + pause >= self.deadline or self.core.state in GIVEN_UP:
+                    raise
+                log.warning("launch %s: %s; asking again in %d s with the same token", self.uuid, error.what, pause)
+                self.refusal = error
+            finally:
+                self._in_call = False
+            await asyncio.sleep(pause)
+        self.refusal = None
+        return tuple(one["SpotInstanceRequestId"] for one in answer["SpotInstanceRequests"])
+
+    # --- listing ------------------------------------------------------------------------------------------------------------------
+
+    async def _keep_listing(self) -> None:
+        """List when the core asks for it (less and less often if that does not help), and now and then while there is no outcome."""
+        clock = asyncio.get_running_loop().time
+        tries, last, regular = 0, clock() - LISTING_SECONDS, EARLY_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(None if self.core.state in SETTLED else regular):
+                    await self._listing_wanted.wait()
+                await asyncio.sleep(max(0.0, last + PATIENCE[min(tries, len(PATIENCE) - 1)] - clock()))
+                tries += 1
+            except TimeoutError:
+                tries = 0
+            regular = LISTING_SECONDS
+            wanted = self._listing_wanted.is_set() or self.core.state not in SETTLED
+            self._listing_wanted.clear()
+            if wanted and self.core.slots:
+                last = clock()
+                if not await self._list():
+                    self._listing_wanted.set()
+
+    def _list_if_held(self) -> None:
+        if self.core.held and self.core.state not in SETTLED:
+            self._listing_wanted.set()
+
+    async def _list(self) -> bool:
+        """One listing into the core; False where AWS gave none."""
+        try:
+            self.listed(await self._rows())
+        except AwsError as error:
+            log.warning("launch %s could not be listed: %s", self.uuid, error.what)
+            return False
+        return True
+
+    async def _rows(self) -> list[dict[str, Any]]:
+        return await ec2.spot_requests(self._call, ec2.LAUNCH_TAG, str(self.uuid))
+
+    # --- outcomes -----------------------------------------------------------------------------------------------------------------
+
+    async def _resolve(self, requests: Sequence[str], instances: Sequence[str]) -> None:
+        """Up. Whoever has not come is cancelled first, listed again (a request may have been filled meanwhile), then terminated."""
+        if requests:
+            try:
+                await ec2.cancel(self._call, requests)
+                await self._list()
+                await self._terminate([*instances, *(s.instance for s in self.core.all() if s.dropped and s.instance)])
+            except AwsError as error:
+                log.warning("launch %s is up; what has not reported could not be ended, the teardown will: %s", self.uuid, error.what)
+        await self._adopt()
+        self._settle(None)
+
+    async def _adopt(self) -> None:
+        """Tag instances and their volumes as ours in one call. If it fails they are still ours by the chain from the tagged request."""
+        alive = [slot.instance for slot in self.core.all() if slot.instance and slot.alive and not slot.dropped]
+        try:
+            found = await ec2.instances(self._call, alive)
+            volumes = [v["Ebs"]["VolumeId"] for one in found for v in one.get("BlockDeviceMappings", []) if "Ebs" in v]
+            for one in found:
+                self.core.by_instance[one["InstanceId"]].launched = one["LaunchTime"].timestamp()
+            await ec2.tag(self._call, [*alive, *volumes], self.order.tags)
+        except FleetError as error:  # AWS, or the disk that holds the ledger: the machines are up all the same
+            log.warning("launch %s: its instances could not be tagged: %s", self.uuid, error.what)
+
+    async def _terminate(self, instances: Sequence[str]) -> None:
+        """Terminate what nobody waits for, each once. Raises AwsError when AWS takes none of it."""
+        new = [one for one in dict.fromkeys(instances) if one not in self._terminated]
+        self._terminated.update(new)
+        try:
+            refused = await ec2.terminate(self._call, new)
+        except BaseException:
+            self._terminated.difference_update(new)
+            raise
+        for instance, error in refused.items():
+            self._terminated.discard(instance)
+            log.warning("launch %s: %s could not be terminated: %s", self.uuid, instance, error.what)
+
+    async def _terminate_late(self, instances: Sequence[str]) -> None:
+        """After the outcome there is nobody left to tell; the machine's next report, or the teardown, tries again."""
+        try:
+            await self._terminate(instances)
+        except AwsError as error:
+            log.warning("launch %s: %s could not be terminated: %s", self.uuid, ", ".join(instances), error.what)
+
+    async def _give_up(self, why: str) -> None:
+        """Below the minimum: cancel, list, terminate, then say why."""
+        if self._asking is not None:
+            if not self._in_call:
+                self._asking.cancel()
+            await asyncio.wait([self._asking])
+        unsure = isinstance(self.refusal, ec2.TRANSIENT)  # a lost answer may hide machines
+        if self._sent and (why in ("deadline", "cancelled") or unsure):
+            with contextlib.suppress(AwsError):  # tells a silent channel from dead machines; `_end_all` lists again
+                self._found(await self._rows())
+        error = failure(why, self._facts())  # as things are before their end changes them
+        left = await self._end_all()
+        if unsure and not self.core.slots:
+            left = (f"launch {self.uuid}, if AWS has taken the request: it shows nothing of it yet",)
+        outcome = self._broken or (self.refusal if why == "refused" else None) or error
+        if left and isinstance(outcome, FleetError):
+            outcome.left, outcome.todo = left, END_IT
+        self._settle(outcome)
+
+    async def _end_all(self) -> tuple[str, ...]:
+        """Cancel, list, terminate everything of the launch; returns what may still run."""
+        try:
+            if self.core.slots:
+                await ec2.cancel(self._call, list(self.core.slots))
+                self._found(await self._rows())
+            await self._terminate([slot.instance for slot in self.core.all() if slot.instance and slot.alive])
+        except AwsError as trouble:
+            log.warning("launch %s was given up, but could not be ended: %s", self.uuid, trouble.what)
+            return (f"launch {self.uuid}: {trouble.what}",)
+        known = (i for i, slot in self.core.by_instance.items() if slot.alive and i not in self._terminated)
+        unseen = (f"the instance of {one.key}" for one in self.core.all() if one.instance is None and one.status == ec2.RUNS_ON)
+        return (*known, *unseen)
+
+    def _found(self, rows: Sequence[dict[str, Any]]) -> None:
+        """A listing after the launch was given up. What a lost answer has made is ours by its tag."""
+        self.feed(Asked(tuple(row["SpotInstanceRequestId"] for row in rows)))
+        self.listed(rows)
+
+    def _facts(self) -> Facts:
+        seconds = self.deadline - self.began
+        return Facts(f"launch {self.uuid} of {self.core.wanted} × {self.type or 'machine'}", self.core, self.snapshot(), seconds)

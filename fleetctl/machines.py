@@ -1,0 +1,208 @@
+"""A machine, and a launch's machines as a mapping. Views over what reports and listings have said: they go on changing."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from .errors import MachineError
+from .futures import Pending
+from .lifecycle import MachineState, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from .ssh import Forward
+
+FIELDS = (
+    "instance_id",
+    "ip",
+    "public_ip",
+    "host",
+    "state",
+    "request_id",
+    "type",
+    "zone",
+    "user",
+    "ssh_port",
+    "ssh_key",
+    "exit_code",
+    "tail",
+    "price",
+)
+SHOWN = ("instance_id", "state", "type", "zone", "ip", "host", "price")
+
+
+class Home(Protocol):
+    """What a machine needs of its session."""
+
+    key_file: Path | None
+    secret: str
+
+    def submit(self, work: Coroutine[Any, Any, Any], what: str) -> Pending[Any]:
+        """Run a coroutine on the session's loop."""
+
+    def keep(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Call this when the session tears down; it must bear being called when there is nothing left to close."""
+
+
+class Machine(Mapping[str, Any]):
+    """One machine. What it knows of itself stands in attributes and in items alike: `machine.ip`, `machine["ip"]`.
+
+    `ip` is its private IPv4, `host` its public DNS name, `state` a MachineState, `request_id` its spot request (None without one),
+    `price` USD an hour: what the spot market takes where that is known, else the cap.
+    """
+
+    __slots__ = ("_rate", "_slot", "home")
+
+    def __init__(self, slot: Slot, home: Home, rate: Callable[[Slot], float | None]) -> None:
+        self._slot, self.home, self._rate = slot, home, rate
+
+    def __repr__(self) -> str:
+        return f"<machine {' '.join(str(one) for one in (self.instance_id or self._slot.key, self.state, self.type, self.ip) if one)}>"
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in FIELDS:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FIELDS)
+
+    def __len__(self) -> int:
+        return len(FIELDS)
+
+    def __hash__(self) -> int:
+        return hash(self._slot.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Machine) and other._slot is self._slot
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *FIELDS})
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is a live view that belongs to its session and cannot be copied or sent; dict(machine) can")
+
+    @property
+    def instance_id(self) -> str | None:
+        """EC2's id; None while there is no instance yet."""
+        return self._slot.instance
+
+    @property
+    def request_id(self) -> str | None:
+        """The spot request's id."""
+        return self._slot.key if self._slot.key != self._slot.instance else None
+
+    @property
+    def state(self) -> MachineState:
+        """Where the machine is now."""
+        return self._slot.state
+
+    @property
+    def price(self) -> float | None:
+        """USD an hour."""
+        return self._rate(self._slot)
+
+    @property
+    def lost(self) -> bool:
+        """Failed, gone, or not waited for any more, without ever having been ready."""
+        return self._slot.lost or self._slot.dropped
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in FIELDS:
+            raise AttributeError(f"a machine has no {name!r}; it has {', '.join(FIELDS)}")
+        report = self._slot.report
+        return getattr(report, name) if report is not None else None
+
+    def forward(self, port: int, *, host: str | None = None) -> Pending[Forward]:
+        """Open an SSH tunnel from a Unix socket here to `port` on the machine's private address, or on `host` seen from it.
+
+        Await it for a Forward, whose `path` is the socket. Raises MachineError when the machine has not reported or cannot be reached.
+        """
+        return self.home.submit(self._forward(port, host), f"forward to port {port} of {self.instance_id}")
+
+    async def _forward(self, port: int, host: str | None) -> Forward:
+        from . import ssh  # asyncssh takes a while to import, and not every session needs it
+
+        report = self._slot.report
+        if report is None:
+            raise MachineError(f"{self!r} has not reported, so its address and host key are not known", todo="wait for its launch")
+        address = report.public_ip or report.host or report.ip
+        made = await ssh.forward(
+            address,
+            report.ssh_port,
+            user=report.user,
+            host_key=report.ssh_key,
+            key_file=self.home.key_file,
+            to_host=host or report.ip,
+            to_port=port,
+        )
+        self.home.keep(made.aclose)
+        return made
+
+
+class Machines(Mapping[str, Machine]):
+    """A launch's machines by spot request id (instance id where there is no spot request).
+
+    `.succeeded`: ready, within the wanted count. `.extra`: ready beyond it; they cost money until the teardown. `.failed`: never ready and
+    not waited for any more. While the launch is under way there are others, which are still expected.
+    """
+
+    def __init__(self, machines: Mapping[str, Machine], succeeded: tuple[str, ...], extra: tuple[str, ...]) -> None:
+        self._all = dict(machines)
+        self._succeeded, self._extra = succeeded, extra
+
+    def __getitem__(self, key: str) -> Machine:
+        return self._all[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def succeeded(self) -> list[Machine]:
+        """The machines that were ready when the launch resolved."""
+        return [self._all[key] for key in self._succeeded]
+
+    @property
+    def extra(self) -> list[Machine]:
+        """Machines beyond the wanted count."""
+        return [self._all[key] for key in self._extra]
+
+    @property
+    def failed(self) -> list[Machine]:
+        """The machines that were never ready: a command failed, or they did not come."""
+        return [machine for machine in self._all.values() if machine.lost]
+
+    @property
+    def per_hour(self) -> float:
+        """USD an hour of every machine that has an instance and is not gone."""
+        return sum(m.price or 0.0 for m in self._all.values() if m.instance_id and m.state is not MachineState.GONE)
+
+    def __repr__(self) -> str:
+        failed, extra = len(self.failed), len(self._extra)
+        more = {"expected": len(self) - len(self._succeeded) - extra - failed, "extra": extra}
+        shown = "".join(f", {count} {what}" for what, count in more.items() if count)
+        return f"<machines: {len(self._succeeded)} up, {failed} failed{shown}, ${self.per_hour:.4f}/h>"
+
+    def _repr_html_(self, most: int = 10) -> str:
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in SHOWN)
+        shown = list(self._all.values())
+        rows = "".join(
+            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(_cell(m, name))}</td>" for name in SHOWN) + "</tr>"
+            for m in shown[:most]
+        )
+        more = f"<p>… and {len(shown) - most} more</p>" if len(shown) > most else ""
+        return f"<b>{html.escape(repr(self)[1:-1])}</b><table><tr>{head}</tr>{rows}</table>{more}"
+
+
+def _cell(machine: Machine, name: str) -> str:
+    value = machine[name]
+    if name == "price":
+        return f"${value:.4f}/h" if value else "–"
+    return str(value) if value not in (None, "") else "–"

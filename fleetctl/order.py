@@ -1,0 +1,77 @@
+"""A launch as the order that AWS gets: the request with boot script, client token, end and tags. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from . import bootstrap, ec2, shapes
+from .bootstrap import Program
+
+
+@dataclass(frozen=True)
+class Order:
+    """`wanted` machines of `request` that run `program`, until `deadline`; each ends itself `fuse_minutes` after its start.
+
+    `began` and `deadline` are seconds since the epoch. The uuid is the client token, and what the machines report with.
+    """
+
+    uuid: UUID
+    session: str
+    request: dict[str, Any]
+    program: Program
+    wanted: int
+    began: float
+    deadline: float
+    fuse_minutes: int
+
+    def __repr__(self) -> str:
+        return f"<order {self.uuid}: {self.wanted} × {self.type or 'machine'}>"
+
+    @property
+    def type(self) -> str:
+        """The instance type, '' where the request names none."""
+        return str(shapes.view(self.request).get("itype", ""))
+
+    @property
+    def cap(self) -> float | None:
+        """The highest price that it takes, USD an hour; None: the on-demand price."""
+        price = shapes.view(self.request).get("price")
+        return None if price is None else float(price)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What marks a thing as this launch's, with the tags that the user gave."""
+        given: dict[str, str] = shapes.view(self.request).get("tags", {})
+        expires = datetime.fromtimestamp(self.began + 60 * self.fuse_minutes, UTC)
+        return {
+            **given,
+            ec2.SESSION_TAG: self.session,
+            ec2.LAUNCH_TAG: str(self.uuid),
+            ec2.EXPIRES_TAG: expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+    @property
+    def valid_until(self) -> datetime:
+        """The deadline in whole seconds; just after it, so that the listing there shows why requests are open, not that they expired."""
+        return datetime.fromtimestamp(math.ceil(self.deadline) + 1, UTC)
+
+    def finished(self, *, topic_arn: str, region: str, secret: str | None) -> dict[str, Any]:
+        """The parameters of the launch call. `secret` names the SSM parameter for a program that wants it.
+
+        Raises RequestInvalid, UserDataTooLarge.
+        """
+        script = bootstrap.render(
+            self.program,
+            launch=self.uuid,
+            session=self.session,
+            topic_arn=topic_arn,
+            region=region,
+            fuse_minutes=self.fuse_minutes,
+            secret_parameter=secret,
+        )
+        request = shapes.apply(self.request, udata=script)
+        return shapes.finish(request, n=self.wanted, token=str(self.uuid), valid_until=self.valid_until, tags=self.tags)

@@ -1,0 +1,326 @@
+"""A session: one background event loop with its ledger, its channel and its registry of launches.
+
+Everything runs on the session's own loop, in a thread of its own, so a notebook cell that computes for a minute delays no deadline and
+no report. The public verbs are in `spot.py`; they find the session here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import boto3
+
+from . import display, ec2, profiles
+from .cost import Cost, total
+from .ending import Estate, end
+from .errors import AwsError, FleetError, LaunchFailed, NotConnected, StillBilling
+from .futures import Pending, Shared, submit
+from .journal import Journal, attempt
+from .launch import Conductor
+from .ledger import Ledger
+from .lifecycle import SETTLED, Ended, LaunchState
+from .notify import Channel
+from .profiles import Profile
+from .receipt import Receipt
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+LEDGERS = "ledgers"
+CLOSE_SECONDS = 15.0  # what a tunnel, or the session's own loop, may take to close
+LEFT = "`fleetctl ls` shows what is left, `fleetctl down` ends it"
+
+
+class Secret(str):
+    """A text that no repr shows, so no traceback with variables and no careless log line does either."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+
+class Session:
+    """One controlling process's launches. Make it with `connect`; end it with `teardown_all()`, or by leaving Python.
+
+    `probe_seconds` is how long the channel's first message may take before nothing is launched.
+    """
+
+    def __init__(self, profile: Profile, *, probe_seconds: float = 60) -> None:
+        self.id = uuid4().hex[:12]
+        self.profile = profile
+        self.key_file: Path | None = profile.key_file
+        self.launches: list[Conductor] = []
+        self.ledger = Ledger.create(
+            profile.home / LEDGERS, self.id, cloud=profile.name, region=profile.region, endpoint=profile.endpoint_url
+        )
+        self.secret: str = Secret(f"{secrets.token_hex(16)} {secrets.token_hex(32)}")  # the grid's password and key
+        self.aws = profile.aws()
+        self.call: ec2.Call = Journal(self.aws, self.ledger)
+        self._probe_seconds = probe_seconds
+        self._channel: Shared[Channel] = Shared(self._open_channel)
+        self._parameter: Shared[str] = Shared(self._put_parameter)
+        self._ending = asyncio.Lock()  # held by a teardown of everything
+        self._prices: Mapping[tuple[str, str], float] = {}  # replaced, never changed: other threads read it
+        self._priced: dict[str, float] = {}
+        self._pricing = asyncio.Lock()
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"fleetctl session {self.id}", daemon=True)
+        self._thread.start()
+        self._leaving = threading.Lock()
+        self._pid = os.getpid()
+        self.closed = False
+        # leaving Python ends what a session started. The ordinary atexit comes too late: by then no executor takes work, and
+        # looking up a host name needs one
+        getattr(threading, "_register_atexit", atexit.register)(self._at_exit)
+
+    def __repr__(self) -> str:
+        return f"<session {self.id} on {self.profile.name} ({self.profile.region}): {len(self.launches)} launches, {self.cost()!r}>"
+
+    # --- what launches and machines ask of it ---------------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The background loop."""
+        return self._loop
+
+    def submit(self, work: Coroutine[Any, Any, T], what: str) -> Pending[T]:
+        """Run a coroutine on the session's loop; it starts now. Raises FleetError when the session has ended."""
+        return submit(self._loop, work, what)
+
+    def keep(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Call this when the session tears down; the latest first."""
+        self._closers.append(close)
+
+    async def channel(self) -> Channel:
+        """The session's channel, opened and probed when first asked for; all who ask meanwhile share the attempt and its failure."""
+        async with self._ending:  # what begins during a teardown of everything begins after it
+            pass
+        return await self._channel.get()
+
+    async def _open_channel(self) -> Channel:
+        channel = Channel(self.call, self.id, name=f"fleetctl-{self.id}-{secrets.token_hex(4)}", topic_arn=self.profile.topic)
+        try:
+            await channel.open(probe_seconds=self._probe_seconds)
+        except BaseException:
+            await channel.close()
+            raise
+        return channel
+
+    async def secret_parameter(self) -> str:
+        """The SSM SecureString that machines read the grid's secret from, put there when first asked for."""
+        return await self._parameter.get()
+
+    async def _put_parameter(self) -> str:
+        # a name is used once: what a teardown has proved gone must not be taken for what came after it
+        name, tags = f"/fleetctl/{self.id}/grid-{secrets.token_hex(2)}", [{"Key": ec2.SESSION_TAG, "Value": self.id}]
+        await self.call("ssm", "put_parameter", Name=name, Value=self.secret, Type="SecureString", Tags=tags)
+        return name
+
+    async def prices(self, types: Sequence[str]) -> Mapping[tuple[str, str], float]:
+        """Present spot prices by (type, zone), asked for once an hour and type. Empty when AWS does not tell: the cap is shown then."""
+        async with self._pricing:
+            new = [one for one in types if time.monotonic() - self._priced.get(one, -3600.0) >= 3600.0]
+            if new:
+                try:
+                    self._prices = {**self._prices, **await ec2.spot_prices(self.call, new, datetime.now(UTC))}
+                    self._priced |= dict.fromkeys(new, time.monotonic())
+                except AwsError as error:
+                    log.warning("spot prices are not known, the caps are shown instead: %s", error.what)
+            return self._prices
+
+    # --- what people ask of it ------------------------------------------------------------------------------------------------------
+
+    def boto3(self) -> boto3.Session:
+        """A boto3 session on the same cloud, for whatever this package does not do."""
+        return self.aws.boto3()
+
+    def cost(self) -> Cost:
+        """USD an hour and so far, of all launches."""
+        spans = [
+            (slot.launched, slot.gone, launch.rate(slot) or 0.0)
+            for launch in list(self.launches)
+            for slot in launch.core.all()
+            if slot.launched is not None
+        ]
+        return total(spans, time.time())
+
+    def begin(self, conductor: Conductor) -> None:
+        """Register a launch and start it. From any thread. Raises FleetError when the session has ended."""
+        self.launches.append(conductor)
+        try:
+            self._loop.call_soon_threadsafe(conductor.start)
+        except RuntimeError:
+            self.launches.remove(conductor)
+            raise FleetError(f"{self!r} has ended", todo="connect again") from None
+
+    async def teardown(self, launches: Sequence[Conductor]) -> Receipt:
+        """End some launches; the channel stays for the others."""
+        await self._stop(launches)
+        ids = {str(one.uuid) for one in launches}
+        return self._checked(await self._end(Estate.read(self.id, self.profile.region, self.ledger.entries(), ids), launches, ids))
+
+    def teardown_all(self) -> Coroutine[Any, Any, Receipt]:
+        """End everything that this session made, the channel too. Raises StillBilling when anything is not seen to be gone.
+
+        A launch that begins after this call waits until it is over, and then begins anew.
+        """
+        return self._teardown_all(list(self.launches))  # the launches of now, not those of when the loop gets to it
+
+    async def _teardown_all(self, launches: Sequence[Conductor]) -> Receipt:
+        async with self._ending:
+            await self._stop(launches)
+            await self._close_ways()
+            channel = await self._channel.drop()
+            if channel is not None:
+                await channel.close()
+            await self._parameter.drop()
+            receipt = await self._end(Estate.read(self.id, self.profile.region, self.ledger.entries()), launches, None)
+            if not receipt.remaining:
+                attempt(self.ledger.mark_ended)
+        return self._checked(receipt)
+
+    @staticmethod
+    async def _stop(launches: Sequence[Conductor]) -> None:
+        """Every launch has its outcome afterwards, and nothing more is on its way for it."""
+        for one in launches:
+            if one.core.state not in SETTLED:
+                one.cancel()
+        for one in launches:
+            await one.settled.wait()
+
+    async def _end(self, estate: Estate, launches: Sequence[Conductor], only: set[str] | None) -> Receipt:
+        def listed(rows: Sequence[dict[str, Any]]) -> None:
+            for one in launches:
+                one.listed(rows)
+
+        def gone(ids: Sequence[str]) -> None:
+            for one in launches:
+                one.feed(Ended(tuple(ids)))
+
+        receipt = await end(self.call, estate, rate=self._rate, on_listed=listed, on_gone=gone, launches=only)
+        attempt(self.ledger.seen_gone, receipt.proved)
+        if not receipt.remaining:
+            for one in launches:
+                one.feed(Ended((), all=True))
+        return receipt
+
+    def _rate(self, row: dict[str, Any]) -> float:
+        """USD an hour of a described instance."""
+        for one in self.launches:
+            slot = one.core.by_instance.get(row["InstanceId"])
+            if slot is not None:
+                return one.rate(slot) or 0.0
+        return self._prices.get((row.get("InstanceType", ""), row.get("Placement", {}).get("AvailabilityZone", "")), 0.0)
+
+    @staticmethod
+    def _checked(receipt: Receipt) -> Receipt:
+        if receipt.remaining:
+            error = StillBilling(receipt)
+            log.error("%s", error)  # the teardown may have nobody who waits for it
+            raise error
+        return receipt
+
+    async def _close_ways(self) -> None:
+        """Tunnels and grids, the latest first. One that breaks or hangs while it closes must not keep a teardown from its work."""
+        while self._closers:
+            close = self._closers.pop()
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await close()
+            except Exception:
+                log.warning("%r did not close cleanly", close, exc_info=True)
+
+    # --- the end --------------------------------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Let go without ending anything: what runs goes on until its fuse, and `fleetctl ls` and `down` find it by the ledger.
+
+        Launches that are under way fail with LaunchFailed. Harmless when repeated, from any thread but the session's own.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a session cannot be ended from its own thread: it would wait for itself")
+        with self._leaving:
+            if self.closed:
+                return
+            self.closed = True
+            try:
+                self.submit(self._shut(), "closing of the session").result(2 * CLOSE_SECONDS)
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join(CLOSE_SECONDS)
+                self._loop.close()
+                self.ledger.close()
+
+    async def _shut(self) -> None:
+        """Nothing runs on the loop afterwards, and no connection is open."""
+        await self._close_ways()
+        for one in self.launches:
+            if not one.settled.is_set():
+                one.abandon(LaunchFailed(f"{self!r} was left before launch {one.uuid} was over", left=[f"launch {one.uuid}"], todo=LEFT))
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self.aws.close()
+        await self._loop.shutdown_asyncgens()
+        await self._loop.shutdown_default_executor()
+
+    def close(self) -> Receipt:
+        """Tear everything down, then let go. Blocks; harmless when repeated. Raises StillBilling."""
+        if self.closed:
+            return Receipt()
+        try:
+            return self.submit(self.teardown_all(), "teardown").result()
+        finally:
+            self.leave()
+
+    def _at_exit(self) -> None:
+        if self.closed or os.getpid() != self._pid:  # a forked child is not the one who pays
+            return
+        if any(launch.core.state is not LaunchState.ENDED for launch in self.launches):
+            display.say(f"{self!r} ends with this process: tearing down")
+        try:
+            receipt = self.close()
+        except KeyboardInterrupt:
+            display.say(f"the teardown of {self!r} was interrupted. {LEFT}")
+        except Exception as error:
+            display.say(f"the teardown at exit met: {error}")
+        else:
+            if receipt.lines:
+                display.say(receipt.headline())
+
+
+_default: Session | None = None
+
+
+def connect(name: str = "local", *, home: Path | None = None) -> Session:
+    """Connect to a cloud and make it the default of the module-level verbs. Again with the same name: the same session.
+
+    `name` is "local", "aws" or a profile; `home` is where state is kept, a local cloud's too.
+    Raises ProfileError, LocalCloudError, LedgerError.
+    """
+    global _default
+    if _default is not None and not _default.closed and home is None and _default.profile.name == name:
+        return _default
+    _default = Session(profiles.load(name, home=home))
+    return _default
+
+
+def current() -> Session:
+    """The default session. Raises NotConnected where there is none."""
+    if _default is None or _default.closed:
+        raise NotConnected
+    return _default

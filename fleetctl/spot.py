@@ -1,0 +1,133 @@
+"""The public verbs: bring machines up, tear them down. Each starts at the call; awaiting only waits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from . import bootstrap, shapes
+from .bootstrap import Program
+from .errors import RequestInvalid
+from .futures import Pending
+from .handle import Launch
+from .launch import Conductor
+from .machines import Machine, Machines
+from .receipt import Receipt
+from .session import Session, current
+
+T = TypeVar("T")
+Commands: TypeAlias = str | Sequence[str] | Program
+
+FUSE_MINUTES = 120
+LAUNCHES = "request_spot_instances"  # the call whose machines can be bound to their requests, listed and ended so far
+
+
+def bring_up_spots(
+    request: dict[str, Any],
+    n: int,
+    cmds: Commands,
+    *,
+    minimum: int | None = None,
+    minutes: float = 10,
+    lifetime: str = "session",
+    session: Session | None = None,
+    **aliases: Any,
+) -> Launch[Machines]:
+    """Bring up `n` spot machines that run `cmds`. Returns at once; the launch is already under way.
+
+    `request` is a RequestSpotInstances dictionary as boto3 takes it; `aliases` change it (subnet, itype, price, … see `shapes`), and names
+    such as subnet="public" are looked up in the session's profile, which also fills in what neither names. It resolves to `Machines` when
+    `n` machines have reported that their commands are up, or, `minutes` from now, when at least `minimum` have (default: all).
+    `lifetime="session"`: the machines end with this process at the latest. Whatever happens, each machine's fuse ends it two hours after
+    it has booted, a living session's machines too.
+
+    Raises RequestInvalid, ProfileError and NotConnected at once. The future raises ScriptFailed, NeverReported, LaunchFailed, AwsError or
+    ChannelSilent; everything of a failed launch has then been cancelled and terminated.
+    """
+    return _bring_up(request, n, cmds, minimum, minutes, lifetime, session, aliases, lambda machines: machines)
+
+
+def bring_up_one_spot(
+    request: dict[str, Any],
+    cmds: Commands,
+    *,
+    minutes: float = 10,
+    lifetime: str = "session",
+    session: Session | None = None,
+    **aliases: Any,
+) -> Launch[Machine]:
+    """Bring up one machine; as `bring_up_spots`, but resolves to the machine itself."""
+    return _bring_up(request, 1, cmds, 1, minutes, lifetime, session, aliases, lambda machines: machines.succeeded[0])
+
+
+def teardown(launch: Launch[Any], *, session: Session | None = None) -> Pending[Receipt]:
+    """End one launch, whatever its state, and prove it; by the session that began it.
+
+    Resolves to the receipt; raises StillBilling when something may still cost.
+    """
+    session = session or launch.session
+    return session.submit(session.teardown([launch._conductor]), f"teardown of {launch.uuid}")
+
+
+def teardown_all(*, session: Session | None = None) -> Pending[Receipt]:
+    """End everything that the session made, and prove it. Starts at the call, awaited or not.
+
+    Resolves to the receipt; raises StillBilling.
+    """
+    session = session or current()
+    return session.submit(session.teardown_all(), "teardown of everything")
+
+
+def _bring_up(
+    request: dict[str, Any],
+    n: int,
+    cmds: Commands,
+    minimum: int | None,
+    minutes: float,
+    lifetime: str,
+    session: Session | None,
+    aliases: Mapping[str, Any],
+    choose: Callable[[Machines], T],
+) -> Launch[T]:
+    session = session or current()
+    minimum = n if minimum is None else minimum
+    _check_numbers(n, minimum, minutes, lifetime)
+    program = bootstrap.program(cmds)
+    profile = session.profile
+    asked = shapes.apply(request, **profile.aliases(aliases))
+    _check_shape(asked)
+    said = shapes.view(asked)
+    defaults = {
+        "image": profile.image,
+        "key": profile.key,
+        "profile": profile.instance_profile,
+        "subnet": next(iter(profile.subnets.values()), None),
+        "groups": list(profile.groups.values())[:1] or None,
+    }
+    ready = shapes.apply(asked, **{alias: value for alias, value in defaults.items() if value is not None and alias not in said})
+    shapes.validate(shapes.apply(ready, n=n))
+    ready = copy.deepcopy(ready)  # the caller may change the dictionary before the launch comes to use it
+    conductor = Conductor(session, ready, program, wanted=n, minimum=minimum, seconds=60 * minutes, fuse_minutes=FUSE_MINUTES)
+    session.begin(conductor)
+    return Launch(conductor, session, choose)
+
+
+def _check_shape(request: dict[str, Any]) -> None:
+    shape = shapes.shape_of(request)
+    if shape.method != LAUNCHES:
+        raise RequestInvalid(
+            f"a launch is made by RequestSpotInstances; this is a request for {shape.operation}",
+            todo="write it with LaunchSpecification, or send what shapes.calls makes of it through session.boto3()",
+        )
+
+
+def _check_numbers(n: int, minimum: int, minutes: float, lifetime: str) -> None:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise RequestInvalid(f"n is the number of machines, a whole number from 1 on, not {n!r}", alias="n", found=n)
+    if isinstance(minimum, bool) or not isinstance(minimum, int) or not 1 <= minimum <= n:
+        raise RequestInvalid(f"minimum is between 1 and n = {n}, not {minimum!r}", alias="minimum", found=minimum)
+    if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes <= 7 * 24 * 60:
+        raise RequestInvalid(f"minutes is the time allowed, above 0 and at most a week, not {minutes!r}", alias="minutes", found=minutes)
+    if lifetime != "session":
+        raise RequestInvalid(f'lifetime is "session", not {lifetime!r}', alias="lifetime", found=lifetime)

@@ -1,0 +1,158 @@
+"""`python -m gridworker`: nodes, and a load to try them with. Prints one JSON object (see app.py) when it ends.
+
+    python -m gridworker --distributor pool --helper 100 --host H --port P
+    python -m gridworker --distributor low --link low=pool --host H --port P
+    python -m gridworker --worker 4 --pool pool --host H --port P --log debug:H:P
+    python -m gridworker --jobs 50 --reclevel 3 --pool pool --host H --port P
+    python -m gridworker --cleanup --host H --port P
+    python -m gridworker --top --host H --port P                           (or: gridworker top …)
+
+Password and key stand in the file that $GRIDWORKER_SECRET_FILE names, never on the command line.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from . import logs
+from .app import Option, UsageError, run
+from .errors import GridError
+from .keys import Keys, checked
+from .signing import Seal, key_from
+from .store import Address, parse_url, read_secret
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+OPTIONS = [
+    Option("worker", str, "", "run workers: how many, or their names by commas", "N|names"),
+    Option("distributor", list, [], "run the distributors of these pools"),
+    Option("link", list, [], "link pools of these distributors to others: help goes down, what is too much goes up", "POOL=PARENT"),
+    Option("helper", float, 1000.0, "a distributor's period of reaping and hoisting, in ms", "MS"),
+    Option("pool", str, "pool", "the workers' pool, and that of the jobs"),
+    Option("host", str, "127.0.0.1", "the server"),
+    Option("port", int, 6379, "its port"),
+    Option("unix", str, "", "the server's unix socket, instead of host and port", "PATH"),
+    Option("url", str, "", "the server instead of all that: redis://, rediss:// (TLS) or unix://, with a user, without password", "URL"),
+    Option("namespace", str, "grid", "the grid's name on that server"),
+    Option("ready_file", str, "", "a file that is made once all the nodes are registered", "PATH"),
+    Option("grace", float, 10.0, "seconds that nodes have to leave after SIGTERM"),
+    Option("logs", str, "info", "nodes write what is logged at that level and above into the grid's log; off: nowhere", "LEVEL"),
+    Option("top", bool, False, "show what the grid is doing, until Ctrl-C"),
+    Option("every", float, 1.0, "seconds between two pictures of --top"),
+    Option("lifeline", int, -1, "a pipe: when its other end closes, the nodes are killed", "FD"),
+    Option("jobs", int, 0, "request that many jobs (bogosity)"),
+    Option("jobmsecs", float, 1.0, "how long each call of a job sleeps, in ms"),
+    Option("reclevel", int, 3, "depth of the calls that jobs make"),
+    Option("numrecjobs", int, 5, "travels along with the jobs"),
+    Option("cmt", str, "", "travels along too: jobs with the same are the same calls"),
+    Option("jobtimeout", float, 600.0, "seconds to wait for all jobs"),
+    Option("cleanup", bool, False, "delete the grid's keys; refused while nodes live"),
+]
+
+
+def main(options: dict[str, Any]) -> dict[str, Any]:
+    """One of: run nodes until SIGTERM, run jobs, clean up."""
+    address = _address(options)
+    password, key = read_secret(os.environ)
+    keys = Keys(options["namespace"])
+    logs.become(f"pid{os.getpid()}", keys)
+    nodes = bool(options["worker"] or options["distributor"])
+    if nodes + bool(options["jobs"]) + options["cleanup"] + options["top"] != 1:
+        raise UsageError("one of --worker/--distributor, --jobs, --cleanup, --top")
+    if nodes:
+        return _nodes(options, address, password, keys, Seal(key_from(key)))
+    if options["top"]:
+        return _top(options, address, password)
+    from .jobs import clean_up, run_jobs
+
+    if options["cleanup"]:
+        return clean_up(address, password, options["namespace"])
+    return run_jobs(address, password, options["namespace"], pool=options["pool"], jobs=options["jobs"], msecs=options["jobmsecs"],
+                    reclevel=options["reclevel"], numrecjobs=options["numrecjobs"], comment=options["cmt"], timeout=options["jobtimeout"])
+
+
+def _address(options: dict[str, Any]) -> Address:
+    if not options["url"]:
+        return Address(options["host"], options["port"], path=options["unix"])
+    address, password = parse_url(options["url"])
+    if password:
+        raise UsageError("--url: everybody on this machine can read a command line; the password belongs into $GRIDWORKER_SECRET_FILE")
+    return address
+
+
+def _nodes(options: dict[str, Any], address: Address, password: str | None, keys: Keys, seal: Seal) -> dict[str, Any]:
+    from .serve import serve
+    from .supervisor import Role, Supervisor, die_with
+
+    if options["lifeline"] >= 0:
+        die_with(options["lifeline"])
+    if options["logs"] != "off" and not any(isinstance(handler, logs.RedisHandler) for handler in logging.getLogger().handlers):
+        try:
+            logs.install(address, password, keys, f"pid{os.getpid()}", options["logs"])
+        except ValueError as error:
+            raise UsageError(f"--logs: {error}") from error
+    # imported here, once, so that the children share it: they are forked
+    if options["worker"]:
+        from . import worker  # noqa: F401
+    if options["distributor"]:
+        from . import distributor  # noqa: F401
+
+    from .links import checked_links
+
+    try:
+        parents = checked_links(options["link"], options["distributor"])
+    except (GridError, ValueError) as error:
+        raise UsageError(str(error)) from error
+
+    def run_node(node: Any, role: Role, connection: Any, ready: Any) -> None:
+        serve(node, role, connection, ready, seal=seal, helper=options["helper"] / 1000, parent=parents.get(role.pool, ""))
+
+    roles = [Role("distributor", pool, f"{pool}.distributor") for pool in options["distributor"]]
+    roles += [Role("worker", options["pool"], name) for name in worker_names(options["worker"])]
+    return Supervisor(address, password, keys, roles, run_node, ready_file=options["ready_file"] or None, grace=options["grace"]).run()
+
+
+def _top(options: dict[str, Any], address: Address, password: str | None) -> dict[str, Any]:
+    from .client import Grid
+    from .top import watch
+
+    with Grid.connect(address.url, password=password, namespace=options["namespace"]) as grid:
+        return watch(grid, every=options["every"]).as_dict()
+
+
+def worker_names(text: str) -> list[str]:
+    """Names for `N|names`: N names that no other host has, or those given. UsageError for none, or one twice.
+
+    >>> worker_names("left,right")
+    ['left', 'right']
+    """
+    if not text.isdigit():
+        names = [checked("node", name.strip()) for name in text.split(",") if name.strip()]
+        if len(set(names)) < len(names):
+            raise UsageError(f"--worker: a name stands twice: {text}")
+        return names
+    if int(text) == 0:
+        raise UsageError("--worker: at least one")
+    stem = f"w{os.urandom(3).hex()}"
+    return [f"{stem}.{number}" for number in range(1, int(text) + 1)]
+
+
+def _log_handler(host: str, port: int) -> Any:
+    """For `--log LEVEL:HOST:PORT`; which grid's log it is, is known once the options are read."""
+    return logs.RedisHandler(Address(host, port), read_secret(os.environ)[0], Keys("grid"), f"pid{os.getpid()}")
+
+
+def console() -> int:
+    """The program `gridworker`: the same options, and `gridworker top` for `--top`."""
+    if sys.argv[1:2] == ["top"]:
+        sys.argv[1] = "--top"
+    return run(main, OPTIONS, prog="gridworker", description="Nodes of a grid, a look at it, and a load to try it with.",
+               log_handler=_log_handler)
+
+
+if __name__ == "__main__":
+    sys.exit(console())

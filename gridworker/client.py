@@ -1,0 +1,404 @@
+"""The client's side: a `Grid`, whose requests return answers (answers.py) at once.
+
+A request is sent by the thread that makes it; a background thread reads. It waits on two sockets: the bell (a blocking pop on the
+client's one inbox, whose messages it hands out by call id) and the commands' replies. While two batches are on their way further
+requests collect, and leave together when one is acknowledged: so the batch grows with the load, with no timer and no loop to belong
+to. Requests are idempotent, so after a broken connection or a long silence everything unanswered is simply asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from .embedded import embed
+from .errors import GridClosed, GridError, GridUnreachable
+from .here import enter, leave
+from .keeping import Keeping, check_nodes
+from .keys import Keys, checked
+from .limits import HEARD_MOST
+from .looking import Looking
+from .messages import ID, Failure, item
+from .reading import Reading
+from .serialize import Functions, Reference, call_id, encode_arguments
+from .signing import Seal, key_from
+from .store import Connection, Script, ServerError, pack, parse_url, read_secret
+from .trace import marked
+from .verbs import A, Call, Verbs
+from .waits import Wait, Waits
+from .withdrawal import Deadlines, Withdrawals, cancelled, without
+
+BATCH_MOST = 500
+ON_THEIR_WAY = 2          # batches sent and not acknowledged
+SILENCE_SECONDS = 15.0    # then what is unanswered is asked again
+PATIENCE_SECONDS = 60.0   # how long a lost server is looked for
+POOL = "pool"             # where calls go that name no pool
+
+
+class _Nothing:
+    """Awaitable at once: what `close()` returns."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+class Grid(Verbs, Looking, Keeping):
+    """One grid, seen by a client. `with` and `async with` close it. Its methods may be called from any thread.
+
+    `Grid()` is a grid of this machine's own: a server and workers, one per core or as many as `workers` says, that end with it.
+    `Grid("redis://host:port/0")` and `Grid("unix:///path")` connect to one that is there. Calls that name no pool go to `pool`.
+    `trace`: all its calls are traced, see `graph`.
+    """
+
+    def __init__(self, url: str | None = None, *, password: str | None = None, key: str | bytes | None = None, namespace: str = "grid",
+                 name: str | None = None, workers: int | None = None, pool: str = POOL, trace: bool = False) -> None:
+        self.pool, self.trace = checked("pool", pool), trace
+        self._embedded = embed(url, workers, pool, namespace, self._lost)
+        if self._embedded is not None:
+            url, password, key = self._embedded.server.url, self._embedded.server.password, self._embedded.key
+        assert url is not None
+        self.address, in_url = parse_url(url)
+        self.keys = Keys(namespace)
+        self.seal = Seal(key_from(key or read_secret(os.environ)[1]))
+        self.name = "c." + (checked("client", name) if name else os.urandom(8).hex())
+        self._lock = threading.Lock()
+        self._functions = Functions()
+        self._waits = Waits(self.seal)
+        self._buffer: deque[tuple[str, str, bytes]] = deque()
+        self._replies: deque[Callable[[Any], None]] = deque()
+        self._flying = 0
+        self._before: deque[Callable[[Any], None]] = deque()    # for replies on the bell's connection that come before that of the pop
+        self._rung = False                                      # a blocking pop on the inbox is under way
+        self._submit = Script("submit")
+        self._listening = pack(("BLMPOP", SILENCE_SECONDS, 1, self.keys.inbox(self.name), "LEFT", "COUNT", 1000))
+        self._withdrawals, self._deadlines = Withdrawals(self.keys, self.name), Deadlines()
+        secret = password or in_url
+        self._commands = Connection(self.address, secret, timeout=60.0, name=f"client:{self.name}")
+        self._bell = Connection(self.address, secret, timeout=60.0, name=f"bell:{self.name}")
+        self._keep(named=name is not None)
+        self._open, self._closing = False, False
+        self._error: GridError | None = None
+        self._connected = threading.Event()             # once: connected, or failed
+        self._opened = threading.Event()                # while there is a connection
+        self._reading = Reading(self._busy, self._patience, self._after, self._idle, in_background=name is not None)
+        self._thread = threading.Thread(target=self._read, name=f"grid {namespace}", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def connect(cls, url: str, *, password: str | None = None, key: str | bytes | None = None, namespace: str = "grid",
+                name: str | None = None, pool: str = POOL, trace: bool = False) -> Grid:
+        """A client of the grid at `redis://host:port/0` or `unix:///path`: `grid = await Grid.connect(…)`, or without await in a script.
+
+        `key`, in hex or bytes, is what this grid signs with; else the one in $GRIDWORKER_SECRET_FILE; without any nothing is signed.
+        It connects in the background; awaiting it, `with`, or the first use tells if that failed (GridUnreachable, GridDenied).
+        """
+        return cls(url, password=password, key=key, namespace=namespace, name=name, pool=pool, trace=trace)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closing else "connected" if self._open else "not connected"
+        return f"<Grid {self.keys.namespace} at {self.address.url} {state}, {len(self._waits)} calls unanswered>"
+
+    def __await__(self) -> Generator[Any, None, Grid]:
+        if not self._connected.is_set():
+            yield from asyncio.get_running_loop().run_in_executor(None, self._connected.wait).__await__()
+        return self._ready()
+
+    def _ready(self) -> Grid:
+        self._connected.wait()
+        if self._error is not None:
+            raise self._error
+        return self
+
+    def __enter__(self) -> Grid:
+        try:
+            return enter(self._ready())
+        except GridError:
+            self.close()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        leave(self)
+        self.close()
+
+    async def __aenter__(self) -> Grid:
+        try:
+            return enter(await self)
+        except GridError:
+            self.close()
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        leave(self)
+        self.close()
+
+    def close(self) -> _Nothing:
+        """Ends the connections; answers that are not there yet raise GridClosed. May be awaited, and need not be."""
+        with self._lock:
+            if self._closing:
+                return _Nothing()
+            self._closing = True
+        self._reading.wake()
+        self._thread.join(10.0)
+        self._reading.close()
+        if self._embedded is not None:
+            self._embedded.stop()
+        return _Nothing()
+
+    # requests
+
+    def _reference(self, function: Callable[..., Any]) -> Reference:
+        with self._lock:
+            return self._functions.reference(function)
+
+    def _ask(self, pool: str, calls: list[Call], kind: type[A], *, single: bool = False, patient: bool = False,
+             timeout: float | None = None, durable: bool = False, memo_errors: bool = False, trace: bool = False) -> A:
+        checked("pool", pool)
+        if self._error is not None:
+            raise self._error
+        ids: list[str] = []
+        codes: dict[str, bytes] = {}
+        asks = []
+        references: dict[int, Reference] = {}                     # a function by value is pickled once for all of these calls
+        for function, args, kwargs in calls:
+            reference = references.get(id(function))
+            if reference is None:
+                reference = references[id(function)] = self._reference(function)
+            data, hashed = encode_arguments(args, kwargs)
+            call = call_id(reference, hashed)
+            ids.append(call)
+            token = marked(reference.token) if trace or self.trace else reference.token
+            asks.append((call, (pool, "", item(call, token, reference.text, data, seal=self.seal))))
+        answer = kind(ids, single, patient, self._lock, self._take_back, self.seal, self._reading)
+        with self._lock:
+            if self._closing:
+                raise GridClosed("this client was closed")
+            if ids:
+                codes = {each.text: self.seal.close(b"F", each.text[1:].encode(), each.code) for each in references.values() if each.code}
+                self._codes.update(codes)
+                fresh = self._waits.add(answer.wait, asks)
+                if memo_errors and self._open:
+                    self._send(fresh, again=True)
+                elif not durable:
+                    self._buffer.extend(fresh)
+                    self._flush()
+                self._ring()
+                self._reading.asked()
+                if timeout is not None and self._deadlines.add(answer.wait, timeout):
+                    self._reading.wake()
+            else:
+                answer.wait.over = True
+        if single and len(self._buffer) > BATCH_MOST:
+            self._reading.glance()                      # what has been acknowledged lets more of many single requests go
+        if durable and ids:
+            self._submit_durably(answer.wait, [ask for _, ask in asks], codes)
+        return answer
+
+    def _take_back(self, wait: Wait, kill: bool) -> bool:
+        """Behind `Answer.cancel`."""
+        with self._lock:
+            if wait.over:
+                return False
+            self._withdraw(wait, cancelled(), kill)
+            return True
+
+    def _withdraw(self, wait: Wait, failure: Failure, kill: bool = False) -> None:
+        """Ends a wait, and tells the server what is not wanted any more. With the lock held."""
+        if withdrawn := self._waits.withdraw(wait, failure):
+            self._buffer = without(self._buffer, withdrawn)
+            self._withdrawals.add(withdrawn, kill)
+            if self._open:
+                try:
+                    self._commands.send(self._withdrawals.unsent(self._replies))
+                except GridUnreachable:
+                    self._lose()
+
+    def _flush(self) -> None:
+        """Sends what has collected, if not too much is on its way. With the lock held."""
+        while self._buffer and self._open and self._flying < ON_THEIR_WAY:
+            batch = [self._buffer.popleft() for _ in range(min(BATCH_MOST, len(self._buffer)))]
+            try:
+                self._send(batch, again=False)
+            except GridUnreachable:         # the reader will connect again, and ask for all that is unanswered
+                self._lose()
+
+    def _lose(self) -> None:
+        """A write has failed: the reader is to connect again. With the lock held."""
+        self._open = False
+        self._opened.clear()
+        self._reading.lose()
+
+    def _send(self, batch: list[tuple[str, str, bytes]], *, again: bool) -> None:
+        codes = b"".join(self._codes_to_store())
+        arguments: list[Any] = [self.keys.prefix, self.name, "1" if again else ""]
+        for pool, _, wire in batch:
+            arguments += (pool, wire)
+        data = pack(("EVALSHA", self._submit.digest, 1, self.keys.nodes, *arguments))
+        self._flying += 1
+        if codes or self._rung:
+            self._replies.append(partial(self._submitted, batch))
+            self._commands.send(codes + data)
+        else:                                           # one write, and one wake of the server, for asking and for listening
+            self._before.append(partial(self._submitted, batch))
+            self._rung = True
+            self._bell.send(data + self._listening)
+
+    def _submitted(self, batch: list[tuple[str, str, bytes]], reply: Any) -> None:
+        if isinstance(reply, GridUnreachable):      # the connection broke: the reader will ask for all of it again
+            return
+        self._flying -= 1
+        if isinstance(reply, ServerError) and reply.code == "NOSCRIPT":      # somebody has flushed the server's scripts
+            self._replies.append(lambda reply: None)
+            self._commands.send(pack(("SCRIPT", "LOAD", self._submit.text)))
+            self._send(batch, again=True)
+        elif isinstance(reply, GridError):
+            for _, _, wire in batch:
+                self._waits.refuse(wire[:ID], Failure.of(reply))
+        self._flush()
+
+    # the reading thread
+
+    def _lost(self, error: GridError) -> None:
+        """The grid's processes have ended by themselves: nothing that is unanswered will be answered."""
+        with self._lock:
+            self._error = error
+            self._lose()
+
+    def _read(self) -> None:
+        try:
+            if self._embedded is not None:
+                self._embedded.start()
+            self._reconnect(0.0)
+            self._connected.set()
+            while not self._closing:
+                try:
+                    self._reading.background(lambda: self._closing)
+                except GridUnreachable:
+                    self._reconnect(PATIENCE_SECONDS)
+        except GridError as error:
+            self._error = error
+        with self._lock:
+            if self._open:
+                self._send_heard()
+            self._open = False
+            self._opened.set()                          # whoever waits for it finds the error
+            reason = self._error or GridClosed("the client was closed before the answer arrived")
+            self._waits.fail(lambda call: Failure.of(reason))
+            for arrived in self._replies:
+                arrived(reason)
+            self._replies.clear()
+        self._connected.set()
+        self._commands.close()
+        self._bell.close()
+        self._disk.close()
+
+    def _reconnect(self, patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while not self._closing:
+            if self._error is not None:
+                raise self._error
+            with self._lock:
+                self._open, self._flying = False, 0
+                self._opened.clear()
+                self._commands.close()
+                replies, self._replies = self._replies + self._before, deque()
+                self._before, self._rung = deque(), False
+                self._forget_connection()
+                for arrived in replies:
+                    arrived(GridUnreachable("the connection broke before the reply"))
+            try:
+                self._bell.hang_up()
+                self._bell.connect()
+                self._commands.connect()
+                if not self._connected.is_set():
+                    check_nodes(self._commands.call("HVALS", self.keys.nodes))
+                self._commands.call("SCRIPT", "LOAD", self._submit.text)
+                self._reading.attach({self._bell.fileno(): self._hear, self._commands.fileno(): self._acknowledge})
+                with self._lock:
+                    self._open = True
+                    self._again()
+                    self._ring()
+                self._opened.set()
+                return
+            except GridUnreachable:
+                if time.monotonic() >= deadline:
+                    raise
+            self._reading.pause(0.2)
+            with self._lock:
+                self._deadlines.expire(self._withdraw)
+
+    def _again(self) -> None:
+        """Asks for everything that is unanswered. With the lock held."""
+        self._commands.send(self._withdrawals.all(self._replies) + self._collect_again())
+        asked = self._waits.asked()
+        self._buffer.clear()
+        for at in range(0, len(asked), BATCH_MOST):
+            self._send(asked[at:at + BATCH_MOST], again=True)
+
+    def _ring(self) -> None:
+        """Listens, if something is to be heard and nobody does. With the lock held."""
+        if not self._rung and self._open and (self._waits or self._strangers is not None):
+            self._rung = True
+            try:
+                self._bell.send(self._listening)
+            except GridUnreachable:
+                self._lose()
+
+    def _hear(self) -> None:
+        """Replies on the bell's connection: to a submission that went before the pop, and what the pop found in the inbox."""
+        self._bell.feed()
+        with self._lock:
+            while (reply := self._bell.ready()) is not False:
+                if self._before:
+                    self._before.popleft()(reply)
+                    continue
+                self._rung = False
+                if isinstance(reply, GridError):
+                    raise GridUnreachable(f"waiting for answers failed: {reply}") from reply
+                for message in () if reply is None else reply[1]:
+                    if not self._waits.arrive(message):
+                        self._unclaimed(message)
+                if not self._waits:
+                    self._codes.clear()
+                elif reply is None:         # silence
+                    self._again()
+                if len(self._waits.heard) >= HEARD_MOST:
+                    self._send_heard()
+                self._ring()
+
+    def _acknowledge(self) -> None:
+        self._commands.feed()
+        with self._lock:
+            while (reply := self._commands.ready()) is not False:
+                self._replies.popleft()(reply)
+
+    # what the reading role asks
+
+    def _busy(self) -> bool:
+        return bool(self._waits or self._replies or self._before)
+
+    def _patience(self) -> float:
+        if not self._deadlines:
+            return SILENCE_SECONDS
+        with self._lock:
+            return self._deadlines.seconds(SILENCE_SECONDS)
+
+    def _after(self) -> None:
+        if self._deadlines or self._codes:
+            with self._lock:
+                self._deadlines.expire(self._withdraw)
+                self._refresh_codes()
+
+    def _idle(self) -> None:
+        if self._waits.heard:
+            with self._lock:
+                if self._open:
+                    self._send_heard()
+

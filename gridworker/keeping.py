@@ -1,0 +1,168 @@
+"""What a client does so that results and functions are kept as long as they are needed, and no longer.
+
+It acknowledges results in batches, which starts their time to live; refreshes functions by value while it waits for calls of them; and
+collects results by the ids of their calls, or those that were meant for an earlier process of its name.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from . import __version__
+from .answers import Answer
+from .durable import Disk
+from .errors import CodeMismatch, GridClosed, GridError, GridUnreachable
+from .keys import Keys
+from .limits import CODE_MS, CODES_MOST, KEPT_MOST, RESULT_MS
+from .messages import ID, Failure
+from .reading import Reading
+from .signing import Seal
+from .store import Connection, Script, pack
+from .waits import Wait, Waits
+from .withdrawal import cancelled
+
+UNCLAIMED_MOST = 100_000      # messages that a named client holds for `collect`
+_REFRESH = CODE_MS / 4000     # seconds
+
+
+def check_nodes(nodes: list[bytes]) -> None:
+    """What the nodes have said of themselves when they registered. CodeMismatch if one speaks another version of gridworker."""
+    for known in map(json.loads, nodes):
+        if known.get("version", __version__) != __version__:
+            raise CodeMismatch(f"the node {known['name']} runs gridworker {known['version']}, and this client {__version__}: "
+                               "install the same version on both")
+
+
+class Keeping:
+    """The part of a client that keeps. Everything with a leading underscore is called with the client's lock held."""
+
+    keys: Keys
+    name: str
+    seal: Seal
+    _closing: bool
+    _commands: Connection
+    _lock: threading.Lock
+    _open: bool
+    _reading: Reading
+    _replies: deque[Callable[[Any], None]]
+    _waits: Waits
+
+    def _ready(self) -> object:
+        raise NotImplementedError
+
+    def _lose(self) -> None:
+        raise NotImplementedError
+
+    def _ring(self) -> None:
+        raise NotImplementedError
+
+    def _take_back(self, wait: Wait, kill: bool) -> bool:
+        raise NotImplementedError
+
+    def _withdraw(self, wait: Wait, failure: Failure, kill: bool = False) -> None:
+        raise NotImplementedError
+
+    def _keep(self, *, named: bool) -> None:
+        self._codes: dict[str, bytes] = {}              # functions by value that unanswered calls may need
+        self._stored: dict[str, float] = {}             # those that the server has, and when it got them
+        self._strangers: dict[str, bytes] | None = {} if named else None      # answers to an earlier process of this name
+        self._collect_script, self._acknowledge_script = Script("collect"), Script("acknowledge")
+        self._refresh_at = time.monotonic() + _REFRESH
+        self._disk = Disk(self._commands.another(f"disk:{self.name}"), self.keys, self.name)
+
+    def _forget_connection(self) -> None:
+        self._stored.clear()
+
+    # functions by value
+
+    def _codes_to_store(self) -> list[bytes]:
+        """Packed commands that store what the server may not have; their replies are awaited."""
+        data, now = [], time.monotonic()
+        for text, code in self._codes.items():
+            if now - self._stored.get(text, -_REFRESH) >= _REFRESH:
+                data.append(pack(("SET", self.keys.code(text[1:]), code, "PX", CODE_MS)))
+                self._replies.append(lambda reply, text=text: self._has_stored(text, reply))  # type: ignore[misc]
+                self._stored[text] = now
+                if len(self._stored) > CODES_MOST:
+                    del self._stored[next(iter(self._stored))]
+        return data
+
+    def _has_stored(self, text: str, reply: Any) -> None:
+        if isinstance(reply, GridError):        # the server was full, say: it has to be stored again
+            self._stored.pop(text, None)
+
+    def _refresh_codes(self) -> None:
+        if self._codes and self._open and time.monotonic() >= self._refresh_at:
+            self._refresh_at = time.monotonic() + _REFRESH
+            self._write(b"".join(self._codes_to_store()))
+
+    # results
+
+    def _send_heard(self) -> None:
+        heard = self._waits.heard
+        if heard:
+            arguments = [self.keys.prefix, RESULT_MS, KEPT_MOST, *heard]
+            heard.clear()
+            self._replies.append(lambda reply: None)    # if it is lost, those results are kept for longer than they need
+            self._write(pack(("EVAL", self._acknowledge_script.text, 1, self.keys.kept, *arguments)))
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._commands.send(data)
+        except GridUnreachable:
+            self._lose()
+
+    def _unclaimed(self, message: bytes) -> None:
+        if self._strangers is not None and message[:1] in b"RE" and len(self._strangers) < UNCLAIMED_MOST:
+            self._strangers[message[1:1 + ID].decode("ascii")] = message
+
+    def _collect_again(self) -> bytes:
+        """For a new connection: calls that are known by their ids only."""
+        return self._collecting(self._waits.known_by_id())
+
+    def _collecting(self, calls: list[str]) -> bytes:
+        if not calls:
+            return b""
+        unknown = Failure("lost", "GridError", "the grid knows nothing of this call (any more): ask for it again").plain()
+        self._replies.append(lambda reply: None)        # the outcomes come through the inbox
+        return pack(("EVAL", self._collect_script.text, 1, self.keys.nodes, self.keys.prefix, self.name, unknown, *calls))
+
+    def collect(self, calls: Iterable[str] | None = None) -> dict[str, Answer[Any]]:
+        """Answers for calls that another process has asked for, by call id: of these ids (see `Answer.calls`), from any client.
+
+        Without ids: of a client that has been given a name, those outcomes that have arrived for an earlier process of that name and were
+        not delivered to it. A call of which the grid knows nothing any more fails.
+        """
+        self._ready()
+        with self._lock:
+            if self._closing:
+                raise GridClosed("this client was closed")
+            strangers = self._strangers or {}
+            wanted = list(dict.fromkeys(strangers if calls is None else calls))
+            answers = {call: Answer[Any]([call], True, False, self._lock, self._take_back, self.seal, self._reading) for call in wanted}
+            for answer in answers.values():
+                self._waits.add(answer.wait, [])
+            for call in wanted:
+                if message := strangers.pop(call, None):
+                    self._waits.arrive(message)
+            missing = [call for call, answer in answers.items() if not answer.wait.over]
+            if missing and self._open:
+                self._write(self._collecting(missing))
+                self._ring()
+                self._reading.asked()
+        return answers
+
+    def _submit_durably(self, wait: Wait, asks: list[tuple[str, str, bytes]], codes: dict[str, bytes]) -> None:
+        """Blocks until the asks are on the server's disk, without the lock; takes them back if they will not be."""
+        try:
+            self._disk.submit(asks, codes)
+        except GridError:
+            with self._lock:
+                if not wait.over:
+                    self._withdraw(wait, cancelled())
+            raise

@@ -1,0 +1,104 @@
+"""What a client can ask of the server besides calls: status, logs, and any other command that only reads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
+from .answers import Answer
+from .errors import GridClosed, GridError, GridUnreachable
+from .follow import Following
+from .graph import Graph, read_graph
+from .keys import Keys
+from .logs import Entries, decode_entries, level_number
+from .status import Status, read_status
+from .store import Address, Connection, pack
+
+
+class Looking:
+    """The part of a client that looks. Its commands take turns with the calls on the client's one connection."""
+
+    address: Address
+    keys: Keys
+    _closing: bool
+    _commands: Connection
+    _lock: threading.Lock
+    _open: bool
+    _opened: threading.Event
+    _replies: deque[Callable[[Any], None]]
+
+    def _ready(self) -> object:
+        """Waits for the connection; raises what made it impossible."""
+        raise NotImplementedError
+
+    def _lose(self) -> None:
+        """A write has failed."""
+        raise NotImplementedError
+
+    @overload
+    def logs(self, level: str | int = "info", node: str | None = None, *, last: int = 1000, follow: Literal[False] = False) -> Entries: ...
+    @overload
+    def logs(self, level: str | int = "info", node: str | None = None, *, last: int = 1000, follow: Literal[True]) -> Following: ...
+    def logs(self, level: str | int = "info", node: str | None = None, *, last: int = 1000, follow: bool = False) -> Entries | Following:
+        """What the nodes logged: the last entries of a level and above, of one node or of all, oldest first. Blocks for milliseconds.
+
+        `follow`: an iterator that goes on with each entry as it is written. `last`: how many entries, of any level, are looked at.
+        """
+        least = level_number(level)
+        if follow:
+            return Following(self._commands.another(f"logs:{self.keys.namespace}"), self.keys, least, node, last, lambda: self._closing)
+        return decode_entries(self._command("XREVRANGE", self.keys.log, "+", "-", "COUNT", last), least, node)
+
+    def status(self) -> Status:
+        """Pools, nodes, queue lengths and what each node has done, as they are now. Blocks for milliseconds."""
+        return read_status(self._command, self.keys)
+
+    def graph(self, call: str | Answer[Any], *, most: int = 10_000) -> Graph:
+        """The graph of calls that emerged from a traced request: data with times, and a picture. LookupError if it was not traced.
+
+        `call`: the answer of a request made with `trace=True`, or the id of any call below it; `most`: calls that are looked up.
+        """
+        return read_graph(self._command, self.keys, call if isinstance(call, str) else call.calls[0], most)
+
+    def _command(self, *command: Any, timeout: float = 60.0) -> Any:
+        """The reply of a command that only reads, by way of the reading thread; asked again if the connection breaks.
+
+        Raises ServerError, GridUnreachable after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            self._ready()
+            try:
+                return self._command_once(command, deadline)
+            except GridUnreachable:
+                if not self._opened.wait(max(0.0, deadline - time.monotonic())) or time.monotonic() >= deadline:
+                    raise
+
+    def _command_once(self, command: tuple[Any, ...], deadline: float) -> Any:
+        gate = threading.Lock()
+        gate.acquire()
+        got: list[Any] = []
+
+        def arrived(reply: Any) -> None:
+            got.append(reply)
+            gate.release()
+
+        with self._lock:
+            if self._closing:
+                raise GridClosed("this client was closed")
+            if not self._open:
+                raise GridUnreachable(f"the connection to {self.address.url} is broken")
+            self._replies.append(arrived)
+            try:
+                self._commands.send(pack(command))
+            except GridUnreachable:
+                self._lose()
+                raise
+        if not gate.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise GridUnreachable(f"{self.address.url} did not answer in time")
+        if isinstance(got[0], GridError):
+            raise got[0]
+        return got[0]

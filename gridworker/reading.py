@@ -1,0 +1,189 @@
+"""Who reads a client's sockets: whoever waits, where that is possible; else a thread in the background.
+
+A thread that blocks in `result()` reads the sockets itself until its own answer is there: handing each answer from one thread to another
+would cost more than all the rest of a short call. Reading is a role that one thread has at a time. The background thread has it while
+answers are awaited in event loops, and rests while callers read for themselves; it looks every 50 ms whether something is unanswered that
+nobody reads for, sleeps for good when nothing is, and is called when a reader leaves with something still unanswered.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from .errors import GridUnreachable
+from .waits import Wait
+
+TICK_SECONDS = 0.05
+
+
+class Reading:
+    """The role, the poll, and the pipe that wakes whoever is in it.
+
+    `busy()` tells whether anything is unanswered; `patience()` how many seconds a poll may take; `after()` is called after each turn,
+    `idle()` when nothing has come for a while. `in_background`: only the background thread reads.
+    """
+
+    def __init__(self, busy: Callable[[], bool], patience: Callable[[], float], after: Callable[[], None], idle: Callable[[], None], *,
+                 in_background: bool = False) -> None:
+        self._busy, self._patience, self._after, self._idle, self._in_background = busy, patience, after, idle, in_background
+        self._role = threading.Lock()
+        self._kick = threading.Lock()
+        self._kick.acquire()
+        self._state = threading.Lock()
+        self._resting = self._deep = False
+        self._callers = False                   # threads that block would read for themselves
+        self._led = 0
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._poll = select.poll()
+        self._broken, self._woken = True, False         # until it is attached
+        self._out, self._in = os.pipe()
+        os.set_blocking(self._out, False)
+        self._poll.register(self._out, select.POLLIN)
+
+    def __repr__(self) -> str:
+        return f"<Reading {'by callers' if self._resting else 'in the background'}>"
+
+    def attach(self, handlers: Mapping[int, Callable[[], None]]) -> None:
+        """After connecting: what to call when a descriptor is readable. By the background thread, outside `background()`."""
+        with self._role:
+            for descriptor in self._handlers:
+                self._poll.unregister(descriptor)
+            self._handlers = dict(handlers)
+            for descriptor in self._handlers:
+                self._poll.register(descriptor, select.POLLIN)
+            self._broken = False
+
+    def wake(self) -> None:
+        """The background thread is to look at the state of things; whoever else reads leaves."""
+        self._woken = True
+        os.write(self._in, b"x")
+        self._call()
+
+    def lose(self) -> None:
+        """A write has failed: nobody is to read any more, the background thread is to connect again."""
+        self._broken = True
+        self.wake()
+
+    def asked(self) -> None:
+        """Something was asked: if the background thread sleeps for good it has to watch again. With the client's lock held."""
+        if self._deep:
+            self._call()
+
+    def need(self) -> None:
+        """Somebody waits who can't read: the background thread has to, now."""
+        self._callers = False
+        if self._resting:
+            self._call()
+
+    def lead(self, wait: Wait, timeout: float | None) -> None:
+        """Reads until the wait is over, the time is, or somebody else has to read. Whoever has the role already keeps it."""
+        if self._in_background:
+            return
+        if not self._role.acquire(False):
+            self._callers = True
+            return
+        try:
+            self._led += 1
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while not wait.over and not self._broken:
+                most = self._patience()
+                if deadline is not None and (most := min(most, deadline - time.monotonic())) <= 0:
+                    break
+                if not self._turn(most):
+                    break
+        except GridUnreachable:
+            self._broken = True
+        finally:
+            self._role.release()
+            if self._broken or not wait.over or self._busy():
+                self._call()
+
+    def glance(self) -> None:
+        """Reads what is there already, without waiting, if nobody else does."""
+        if self._role.acquire(False):
+            try:
+                if not self._broken:
+                    self._turn(0.0)
+            except GridUnreachable:
+                self._broken = True
+                self._call()
+            finally:
+                self._role.release()
+
+    def background(self, over: Callable[[], bool]) -> None:
+        """The background thread's reading, until `over()`. GridUnreachable when a connection breaks, whoever found out."""
+        while not over():
+            self._rest(over)
+            with self._role:
+                self._drain()
+                while not over() and not self._broken and (not self._callers or self._busy()):
+                    try:
+                        served = self._turn(self._patience())
+                    except GridUnreachable:
+                        self._broken = True
+                        raise
+                    if not served:
+                        self._drain()
+                if self._broken and not over():
+                    raise GridUnreachable("the connection broke")
+
+    def _rest(self, over: Callable[[], bool]) -> None:
+        idle = False
+        while self._callers and not self._broken and not self._woken and not over():
+            led = self._led
+            with self._state:
+                self._resting, self._deep = True, idle
+            if idle and self._busy():           # asked for just before it could be seen that this thread sleeps
+                idle = self._deep = False
+            called = self._kick.acquire(timeout=-1 if idle else TICK_SECONDS)
+            with self._state:
+                self._resting = self._deep = False
+            busy = self._busy()
+            if busy and (self._led == led or called) and not self._role.locked() and not idle:
+                return                          # nobody has read for a whole tick, or who did has left
+            if not busy and self._led == led:
+                if not idle:
+                    self._idle()
+                idle = not self._busy()
+            else:
+                idle = False
+
+    def _turn(self, seconds: float) -> bool:
+        """Waits for a descriptor and serves it. False if it was woken instead; the wake is left for the background thread."""
+        served = True
+        found = self._poll.poll(1000 * seconds + 1 if seconds else 0)
+        if not found and seconds:
+            self._idle()
+        for descriptor, _ in found:
+            if descriptor == self._out:
+                served = False
+            else:
+                self._handlers[descriptor]()
+        self._after()
+        return served
+
+    def _drain(self) -> None:
+        if self._woken:
+            self._woken = False
+            with suppress(BlockingIOError):
+                os.read(self._out, 4096)
+
+    def _call(self) -> None:
+        with self._state:
+            if self._kick.locked():
+                self._kick.release()
+
+    def pause(self, seconds: float) -> None:
+        """Between attempts to connect: that long, or until it is woken. By the background thread."""
+        if select.select([self._out], [], [], seconds)[0]:
+            self._drain()
+
+    def close(self) -> None:
+        """By the client, after the background thread has ended."""
+        os.close(self._in)
+        os.close(self._out)

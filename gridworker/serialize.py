@@ -1,0 +1,335 @@
+"""Calls as values: references to functions, canonical arguments, ids.
+
+The id of a call is a hash of its function (import path and code version, or the hash of its pickle), its salt, and its canonical
+arguments. Canonical means: equal dictionaries and sets have equal encodings whatever the order they were built in, equal strings
+whether or not they are one object; 1, 1.0 and True are different arguments. What can't be put into a canonical form is hashed by
+its pickle: it may be run twice where once would do, never mistaken for something else.
+
+A function goes by import path, with a hash of its code, if importing that path gives this very function. Otherwise (notebooks,
+scripts, lambdas, closures) it goes by value: cloudpickle, imported only then.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from _weakref import ref
+from collections import deque
+
+from .errors import CodeMismatch, NotSerializable
+from .limits import CODES_MOST
+
+try:                                        # hashlib would load OpenSSL: several ms at each start
+    from _blake2 import blake2b
+except ImportError:
+    from hashlib import blake2b
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_SCALARS = frozenset((int, float, str, bytes, bool, type(None), complex))
+_BY_VALUE = "="
+_Module = type(sys)
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"       # functions travel between equal versions only: their byte code differs
+
+
+class Reference:
+    """How a function travels: `text` names it on the wire, `token` tells the scripts which items are of one function.
+
+    `code` is its pickle if it goes by value, else b"".
+    """
+
+    __slots__ = ("code", "name", "seed", "text", "token")
+
+    def __init__(self, text: str, name: str, code: bytes = b"", salt: str = "") -> None:
+        self.text, self.name, self.code = text, name, code
+        self.token = blake2b(text.encode(), digest_size=4).hexdigest()
+        self.seed = f"{text}\0{salt}\0".encode()
+
+    def __repr__(self) -> str:
+        return f"<Reference {self.text}>"
+
+
+class salted:
+    """A function whose calls are shared only with calls of the same salt; without one, with nobody.
+
+    `request("pool", salted(f, "run 7"), x)` runs f(x) anew although a result of f(x) is kept.
+    """
+
+    __slots__ = ("function", "salt")
+
+    def __init__(self, function: Callable[..., Any], salt: str | None = None) -> None:
+        import os
+
+        self.function, self.salt = function, os.urandom(8).hex() if salt is None else salt
+
+    def __repr__(self) -> str:
+        return f"salted({self.function!r}, {self.salt!r})"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def pickled(value: Any, what: str) -> bytes:
+    """The value's pickle, protocol 5; by value what belongs to `__main__` or can't be imported. NotSerializable names `what`."""
+    try:
+        data = pickle.dumps(value, 5)
+        if b"__main__" not in data:
+            return data
+    except Exception:                       # lambdas, closures, local classes: cloudpickle decides
+        data = b""
+    try:
+        import cloudpickle
+
+        by_value: bytes = cloudpickle.dumps(value, 5)
+        return by_value
+    except Exception as error:
+        if data:
+            return data
+        raise NotSerializable(f"{what} cannot be pickled: {type(error).__name__}: {error}") from error
+
+
+def _plain(value: object) -> bytes:
+    """A pickle without memo: the same bytes for equal scalars, and no difference between one string twice and two equal strings."""
+    out = io.BytesIO()
+    pickler = pickle.Pickler(out, 5)
+    pickler.fast = True
+    pickler.dump(value)
+    return out.getvalue()
+
+
+def canonical(value: Any, depth: int = 0) -> bytes:
+    """An encoding that depends only on the value.
+
+    >>> canonical({"a": 1, "b": {2, 3}}) == canonical({"b": {3, 2}, "a": 1})
+    True
+    >>> canonical((1, 2)) == canonical([1, 2]), canonical(1) == canonical(True)
+    (False, False)
+    """
+    kind = type(value)
+    if kind in _SCALARS:
+        return _plain(value)
+    if depth > 200:
+        raise NotSerializable("an argument is nested more than 200 deep, or contains itself")
+    if kind is list or kind is tuple:
+        if _SCALARS.issuperset(map(type, value)):
+            return (b"l" if kind is list else b"t") + _plain(tuple(value))
+        return _joined(b"L" if kind is list else b"T", [canonical(part, depth + 1) for part in value])
+    if kind is dict:
+        return _joined(b"D", sorted(_joined(b"", [canonical(key, depth + 1), canonical(part, depth + 1)]) for key, part in value.items()))
+    if kind is set or kind is frozenset:
+        return _joined(b"S" if kind is set else b"F", sorted(canonical(part, depth + 1) for part in value))
+    try:
+        return b"P" + _plain(value)
+    except Exception:                       # cyclic, or only cloudpickle can: its ordinary pickle then
+        return b"Q" + pickled(value, "an argument")
+
+
+def _joined(tag: bytes, parts: list[bytes]) -> bytes:
+    return tag + b"%d:" % len(parts) + b"".join([b"%d:%b" % (len(part), part) for part in parts])
+
+
+def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, bytes]:
+    """(what travels, what is hashed). For a few scalars, the usual case, they are the same bytes."""
+    if kwargs:
+        return b"k" + pickled((args, kwargs), "an argument"), b"k" + canonical((args, kwargs))
+    if _SCALARS.issuperset(map(type, args)):
+        data = b"a" + _plain(args)
+        return data, data
+    return b"a" + pickled(args, "an argument"), b"a" + canonical(args)
+
+
+def decode_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inverse of the first part of `encode_arguments`."""
+    value = pickle.loads(memoryview(data)[1:])
+    return value if data[:1] == b"k" else (value, {})
+
+
+def call_id(reference: Reference, hashed: bytes) -> str:
+    """32 hex digits: the name of the call everywhere."""
+    return blake2b(reference.seed + hashed, digest_size=16).hexdigest()
+
+
+def describe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], limit: int = 60) -> str:
+    """The call as one would write it, shortened: `divide(1, 0)`."""
+    def short(value: Any) -> str:
+        try:
+            text = repr(value)
+        except Exception as error:
+            text = f"<{type(value).__name__}: repr failed: {type(error).__name__}>"
+        return text if len(text) <= limit else text[: limit - 1] + "…"
+
+    parts = [short(value) for value in args] + [f"{key}={short(value)}" for key, value in kwargs.items()]
+    return f"{name}({', '.join(parts)})"
+
+
+def code_version(function: Any) -> str:
+    """16 hex digits that change when the function's code or defaults do; "" for what has no Python code (builtins)."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return ""
+    state = blake2b(digest_size=8)
+    stack = [code]
+    while stack:
+        code = stack.pop()
+        state.update(repr((code.co_code, code.co_names, code.co_varnames, code.co_flags)).encode())
+        for constant in code.co_consts:
+            if hasattr(constant, "co_code"):
+                stack.append(constant)
+            elif type(constant) is frozenset:
+                state.update(canonical(constant))
+            else:
+                state.update(repr(constant).encode())
+    try:
+        state.update(canonical((function.__defaults__, function.__kwdefaults__)))
+    except Exception:                       # defaults that can't travel don't have to: their function's import makes them
+        state.update(b"?")
+    return state.hexdigest()
+
+
+class Functions:
+    """Both ways between functions and references. One per process; not shared between threads without a lock of the caller.
+
+    `fetch(digest)` gets the pickle of a function that goes by value.
+    """
+
+    def __init__(self, fetch: Callable[[str], bytes | None] | None = None) -> None:
+        self._fetch = fetch
+        self._references: dict[int, tuple[Any, Reference]] = {}      # by id of the function, which is kept by a weak reference
+        self._loaded: dict[bytes, Callable[..., Any]] = {}
+        self._by_value: deque[bytes] = deque()      # those of them that go when there are too many, oldest first
+
+    def __repr__(self) -> str:
+        return f"<Functions {len(self._references)} referenced, {len(self._loaded)} loaded>"
+
+    def reference(self, function: Callable[..., Any]) -> Reference:
+        """The function's reference. One that goes by value is pickled anew each time: what it refers to may have been edited."""
+        known = self._references.get(id(function))
+        if known is not None and known[0]() is function:
+            return known[1]
+        if isinstance(function, Reference):     # made before, for many salts
+            return function
+        if type(function) is salted:
+            inner = self.reference(function.function)
+            return Reference(inner.text, inner.name, inner.code, function.salt)
+        if not callable(function):
+            raise NotSerializable(f"{function!r} is not callable; write request(\"pool\", f, x), or requests(\"pool\", [(f, x), …])")
+        module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+        if module and name and module != "__main__" and _lookup(module, name) is function:
+            made = Reference(f"{module}:{name}@{_made_with(function)}-{code_version(function)}", name)
+            self._remember(function, made)
+            return made
+        code = _made_with(function).encode() + b"\0" + _by_value(function)
+        return Reference(_BY_VALUE + blake2b(code, digest_size=16).hexdigest(), _short_name(function), code)
+
+    def _remember(self, function: Callable[..., Any], made: Reference) -> None:
+        number = id(function)
+        try:
+            self._references[number] = (ref(function, lambda _: self._references.pop(number, None)), made)
+        except TypeError:                   # cannot be referenced weakly (some builtins): looked up each time
+            return
+
+    def load(self, text: bytes) -> Callable[..., Any]:
+        """The function that a reference names. CodeMismatch if it isn't here, or is another version."""
+        known = self._loaded.get(text)
+        if known is not None:
+            return known
+        function = self._loaded[text] = self._load(text.decode())
+        if text[:1] == _BY_VALUE.encode():
+            self._by_value.append(text)
+            if len(self._by_value) > CODES_MOST:
+                del self._loaded[self._by_value.popleft()]
+        return function
+
+    def _load(self, text: str) -> Callable[..., Any]:
+        if text.startswith(_BY_VALUE):
+            code = self._fetch(text[1:]) if self._fetch else None
+            if code is None:
+                raise CodeMismatch(f"the code of function {text} is not stored on this grid any more: call it again from where it was made")
+            made, _, code = code.partition(b"\0")
+            _check_versions(made.decode(), "this function by value")
+            function: Callable[..., Any] = pickle.loads(code)
+            self._remember(function, Reference(text, _short_name(function)))
+            return function
+        path, _, version = text.partition("@")
+        maker, _, version = version.partition("-")
+        _check_versions(maker, path)
+        module, _, name = path.partition(":")
+        try:
+            __import__(module)
+        except Exception as error:
+            raise CodeMismatch(f"the worker cannot import {module}: {type(error).__name__}: {error}") from error
+        found = _lookup(module, name)
+        if found is None:
+            raise CodeMismatch(f"the worker's module {module} has no {name}")
+        if code_version(found) != version:
+            raise CodeMismatch(f"the worker has another version of {module}.{name} than its caller: restart the workers")
+        self._remember(found, Reference(text, name))
+        loaded: Callable[..., Any] = found
+        return loaded
+
+
+def _made_with(function: Any) -> str:
+    """The versions that a function depends on: Python's, and major and minor one of packages that its code names.
+
+    >>> _made_with(len) == PYTHON
+    True
+    """
+    code = getattr(function, "__code__", None)
+    known = getattr(function, "__globals__", None)
+    if code is None or known is None:
+        return PYTHON
+    packages = {value.__name__.partition(".")[0] for name in code.co_names if type(value := known.get(name)) is _Module}
+    return ";".join([PYTHON, *sorted(f"{package}={version}" for package in packages if (version := _version(package)))])
+
+
+def _version(package: str) -> str:
+    """Major and minor version of an imported package, "" if it does not tell."""
+    version = getattr(sys.modules.get(package), "__version__", None)
+    return ".".join(version.split(".")[:2]).replace("-", "_") if isinstance(version, str) else ""
+
+
+def _check_versions(theirs: str, what: str) -> None:
+    """Raises CodeMismatch if the caller's Python or packages are not this worker's. Imports the packages."""
+    python, *packages = theirs.split(";")
+    if python != PYTHON:
+        raise CodeMismatch(f"{what} comes from Python {python}, and this worker runs Python {PYTHON}: start workers with the same version")
+    for entry in packages:
+        package, _, version = entry.partition("=")
+        try:
+            __import__(package)
+        except Exception as error:
+            raise CodeMismatch(f"{what} needs {package} {version}, which this worker cannot import: {error}") from error
+        if _version(package) != version:
+            raise CodeMismatch(f"{what} comes from {package} {version}, and this worker has {_version(package) or 'another'}: "
+                               "install the same version on the workers")
+
+
+def _short_name(function: Callable[..., Any]) -> str:
+    """What to call a function in messages: `make.add`, not `make.<locals>.add`."""
+    return str(getattr(function, "__qualname__", None) or type(function).__name__).replace("<locals>.", "")
+
+
+def _by_value(function: Callable[..., Any]) -> bytes:
+    try:
+        import cloudpickle
+
+        code: bytes = cloudpickle.dumps(function, 5)
+        return code
+    except Exception as error:
+        raise NotSerializable(f"the function {function!r} cannot be pickled: {type(error).__name__}: {error}") from error
+
+
+def _lookup(module: str, name: str) -> Any:
+    """What an import path leads to, or None."""
+    found = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+        if found is None:
+            return None
+    return found

@@ -1,0 +1,321 @@
+"""A connection to the server: a blocking socket, hiredis' parser, the scripts. The only module that imports hiredis and sockets.
+
+redis-py is not used: its import alone costs more than a worker's whole start, and its calls several times the socket's.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+
+import hiredis
+
+from .errors import GridDenied, GridError, GridFull, GridUnreachable
+
+try:                                        # as in serialize: no OpenSSL for one digest
+    from _sha1 import sha1  # type: ignore[import-not-found]
+except ImportError:
+    from hashlib import sha1
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+_DIRECTORY = os.path.join(os.path.dirname(__file__), "scripts")
+_CHUNK = 1 << 18
+GONE = b"gone"                              # what step and resync answer to an incarnation that was given up
+
+
+class ServerError(GridError):
+    """The server answered a command with an error. `code` is its first word (WRONGTYPE, OOM, NOSCRIPT …)."""
+
+    def __init__(self, message: str) -> None:
+        self.code = message.partition(" ")[0]
+        super().__init__(message)
+
+
+def _server_error(text: str) -> GridError:
+    code = text.partition(" ")[0]
+    if code == "LOADING":                   # it has only just been started, and answers soon
+        return GridUnreachable(text)
+    if code == "OOM":
+        return GridFull(f"the server is at its memory limit and took nothing of this: {text}")
+    return GridDenied(f"the server refused the password: {text}") if code in ("WRONGPASS", "NOAUTH", "NOPERM") else ServerError(text)
+
+
+class Address:
+    """Where a server is: host and port, or the path of a unix socket; the number of the database; who one is there.
+
+    `user`: of the server's access control list, "" for the default one. `tls`: None for none, else options for tls.wrap.
+    """
+
+    __slots__ = ("db", "host", "path", "port", "tls", "user")
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 6379, *, path: str = "", db: int = 0, user: str = "",
+                 tls: dict[str, str] | None = None) -> None:
+        self.host, self.port, self.path, self.db, self.user, self.tls = host, port, path, db, user, tls
+
+    def __repr__(self) -> str:
+        return f"Address({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """The address without any password."""
+        who = f"{self.user}@" if self.user else ""
+        if self.path:
+            return f"unix://{who}{self.path}" + (f"?db={self.db}" if self.db else "")
+        options = "&".join(f"{name}={value}" for name, value in (self.tls or {}).items())
+        return f"redis{'s' if self.tls is not None else ''}://{who}{self.host}:{self.port}/{self.db}" + (f"?{options}" if options else "")
+
+    def open(self, timeout: float) -> socket.socket:
+        """A connected socket. OSError if nobody listens."""
+        if self.path:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(timeout)
+            try:
+                sock.connect(self.path)
+            except OSError:
+                sock.close()
+                raise
+            return sock
+        sock = socket.create_connection((self.host, self.port), timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self.tls is None:
+            return sock
+        from .tls import wrap
+
+        return wrap(sock, self.host, self.tls)
+
+
+def parse_url(url: str) -> tuple[Address, str | None]:
+    """Address and password of `redis://[[user]:password@]host[:port][/db]` or `unix:///path[?db=n]`.
+
+    `rediss://…[?ca=file&cert=file&key=file]` is the same over TLS.
+
+    >>> parse_url("redis://:secret@127.0.0.1:7000/2")
+    (Address('redis://127.0.0.1:7000/2'), 'secret')
+    """
+    from urllib.parse import parse_qs, unquote, urlsplit
+
+    parts = urlsplit(url)
+    password, user = unquote(parts.password) if parts.password else None, unquote(parts.username or "")
+    options = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    if parts.scheme == "unix" and parts.path:
+        return Address(path=unquote(parts.path), db=int(options.get("db", 0)), user=user), password
+    if parts.scheme in ("redis", "rediss") and parts.hostname:
+        tls = options if parts.scheme == "rediss" else None
+        return Address(parts.hostname, parts.port or 6379, db=int(parts.path.strip("/") or 0), user=user, tls=tls), password
+    raise GridUnreachable(f"{parts.scheme}://… is no address of a grid: redis://host:port/0, rediss://… or unix:///path")
+
+
+class Script:
+    """One operation: the text of a .lua file behind the common part, and its digest.
+
+    A file that begins with `#!lua flags=allow-oom` may write although the server is at its memory limit: such operations end or hand back
+    work, so that the grid can get out of that state. `full=True` gives that right to one that has it not.
+    """
+
+    __slots__ = ("digest", "name", "text")
+
+    def __init__(self, name: str, *, full: bool = False) -> None:
+        self.name = name
+        with open(os.path.join(_DIRECTORY, "common.lua"), "rb") as common, open(os.path.join(_DIRECTORY, f"{name}.lua"), "rb") as own:
+            shared, text = common.read(), own.read()
+        first, newline, rest = text.partition(b"\n")
+        if full and not first.startswith(b"#!"):
+            first, newline, rest = b"#!lua flags=allow-oom", b"\n", text
+        self.text = first + newline + shared + rest if first.startswith(b"#!") else shared + text
+        self.digest = sha1(self.text).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<Script {self.name} {self.digest[:8]}>"
+
+
+def pack(command: Iterable[Any]) -> bytes:
+    """A command in the protocol's form."""
+    packed: bytes = hiredis.pack_command(tuple(command))
+    return packed
+
+
+class Parser:
+    """Replies out of a stream of bytes. An error reply comes out as an instance (not raised) of ServerError or GridDenied."""
+
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader(replyError=_server_error, protocolError=GridUnreachable)
+
+    def feed(self, data: bytes) -> None:
+        """Takes what the socket gave."""
+        self._reader.feed(data)
+
+    def next(self) -> Any:
+        """The next whole reply, or False if there is none (RESP2 has no booleans)."""
+        return self._reader.gets()
+
+
+class Connection:
+    """A blocking connection that speaks when spoken to. Not for two threads at once.
+
+    `timeout`: seconds that the server may be silent beyond what a blocking command asked for.
+    """
+
+    def __init__(self, address: Address, password: str | None = None, *, timeout: float = 15.0, name: str = "") -> None:
+        self.address, self.timeout, self._password, self.name = address, timeout, password, name
+        self._socket: socket.socket | None = None
+        self._parser = Parser()
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.address.url} {'open' if self._socket else 'closed'}>"
+
+    def connect(self, patience: float = 0.0) -> None:
+        """Connects and authenticates, trying again for `patience` seconds. GridUnreachable, GridDenied."""
+        deadline, pause = time.monotonic() + patience, 0.02
+        while True:
+            try:
+                return self._connect()
+            except GridUnreachable:
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def _connect(self) -> None:
+        self.close()
+        try:
+            self._socket = self.address.open(self.timeout)
+        except OSError as error:
+            raise GridUnreachable(f"no server at {self.address.url}: {error}") from error
+        self._parser = Parser()
+        greeting: list[tuple[Any, ...]] = [("AUTH", *filter(None, [self.address.user]), self._password)] if self._password else []
+        if self.address.db:
+            greeting.append(("SELECT", self.address.db))
+        greeting += [("CLIENT", "SETNAME", self.name or "gridworker"), ("PING",)]       # the last fails while the server loads its data
+        try:
+            self.send(b"".join(map(pack, greeting)))
+            replies = [self._next() for _ in greeting]
+        except GridError:
+            self.close()
+            raise
+        for reply in replies:
+            if isinstance(reply, GridError):
+                self.close()
+                raise reply
+
+    def close(self) -> None:
+        """Closes the socket; `connect` opens a new one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def hang_up(self, patience: float = 1.0) -> None:
+        """Closes the socket after the server has closed its side, so that no blocked command of it can take anything any more."""
+        if self._socket is None:
+            return
+        try:
+            self._socket.settimeout(patience)
+            self._socket.shutdown(socket.SHUT_WR)
+            while self._socket.recv(_CHUNK):
+                pass
+        except OSError:                     # it is broken, which is as good
+            pass
+        finally:
+            self.close()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for those who wait on several. GridUnreachable if it is closed."""
+        if self._socket is None:
+            raise GridUnreachable("the connection is closed")
+        return self._socket.fileno()
+
+    def send(self, data: bytes) -> None:
+        """Writes packed commands; their replies are to be read in order."""
+        if self._socket is None:
+            raise GridUnreachable("the connection is closed")
+        try:
+            self._socket.sendall(data)
+        except OSError as error:            # not closed here: another thread may be waiting for this descriptor
+            raise GridUnreachable(f"lost {self.address.url}: {error}") from error
+
+    def receive(self) -> bytes:
+        """What the socket has, waiting for at least one byte. GridUnreachable if it is at its end."""
+        if self._socket is None:
+            raise GridUnreachable("the connection is closed")
+        try:
+            data = self._socket.recv(_CHUNK)
+        except OSError as error:
+            self.close()
+            raise GridUnreachable(f"lost {self.address.url}: {error}") from error
+        if not data:
+            self.close()
+            raise GridUnreachable(f"{self.address.url} closed the connection")
+        return data
+
+    def ready(self) -> Any:
+        """A reply that has already arrived with earlier bytes, or False."""
+        return self._parser.next()
+
+    def _next(self) -> Any:
+        while (reply := self._parser.next()) is False:
+            self._parser.feed(self.receive())
+        return reply
+
+    def readable(self) -> bool:
+        """Whether a read would find something at once."""
+        return bool(select.select([self.fileno()], [], [], 0)[0])
+
+    def another(self, name: str) -> Connection:
+        """A connection to the same server with the same rights, not open yet."""
+        return Connection(self.address, self._password, timeout=self.timeout, name=name)
+
+    def feed(self) -> None:
+        """Reads once from the socket into the parser: for those who wait with select."""
+        self._parser.feed(self.receive())
+
+    def read(self) -> Any:
+        """The next reply; a ServerError or GridDenied reply is raised."""
+        reply = self._next()
+        if isinstance(reply, GridError):
+            raise reply
+        return reply
+
+    def call(self, *command: Any) -> Any:
+        """One command and its reply."""
+        self.send(pack(command))
+        return self.read()
+
+    def pipeline(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Several commands in one write; their replies, errors as instances."""
+        self.send(b"".join(map(pack, commands)))
+        return [self._next() for _ in commands]
+
+    def run(self, script: Script, keys: tuple[str, ...], arguments: list[Any]) -> Any:
+        """A script and its reply; a server that does not know it yet is given its text."""
+        self.send(pack(("EVALSHA", script.digest, len(keys), *keys, *arguments)))
+        try:
+            return self.read()
+        except ServerError as error:
+            if error.code != "NOSCRIPT":
+                raise
+        self.send(pack(("EVAL", script.text, len(keys), *keys, *arguments)))
+        return self.read()
+
+
+def read_secret(environment: dict[str, str] | os._Environ[str]) -> tuple[str | None, str | None]:
+    """Password and key (hex) out of the file that $GRIDWORKER_SECRET_FILE names: one line, perhaps without the key; None if not there.
+
+    GridDenied if the file can't be read or is empty.
+    """
+    path = environment.get("GRIDWORKER_SECRET_FILE")
+    if not path:
+        return None, None
+    try:
+        with open(path, encoding="ascii") as file:
+            words = file.readline().split()
+    except OSError as error:
+        raise GridDenied(f"cannot read the secret file {path}: {error.strerror}") from error
+    if not words:
+        raise GridDenied(f"the secret file {path} is empty")
+    return words[0], words[1] if len(words) > 1 else None

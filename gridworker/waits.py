@@ -1,0 +1,183 @@
+"""Who waits for which call: the table behind every inbox, in workers and clients alike. Nothing here does I/O or knows how one waits.
+
+Many answers arrive on one wire; the id in each says whose wait it is for. A wait is over when it has called back, which resumes a
+greenlet, a coroutine or a client's thread. Each waiter unpickles its own copy: what they get is never shared between them.
+"""
+
+from __future__ import annotations
+
+import pickle
+
+from .errors import GridError, NotTrusted, TooBig
+from .messages import CYCLE, ID, PLAIN, RESULT, UNSIGNED, Failure, raised
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from .parking import Running
+    from .signing import Seal
+
+
+class Wait:
+    """Somebody waits for several calls: until all are there, or (unless `patient`) until one has failed. `running`: the call that does."""
+
+    __slots__ = ("calls", "missing", "outcomes", "over", "parent", "patient", "running", "wake")
+
+    def __init__(self, calls: list[str], patient: bool, wake: Callable[[Wait], None], running: Running | None = None) -> None:
+        self.calls, self.patient, self.wake, self.running = calls, patient, wake, running
+        self.parent = running.call if running is not None else ""
+        self.missing = set(calls)
+        self.outcomes: dict[str, bytes] = {}
+        self.over = False
+
+    def __repr__(self) -> str:
+        return f"<Wait {len(self.missing)} of {len(self.calls)} missing>"
+
+    def arrive(self, call: str, message: bytes) -> None:
+        """The outcome of a call, as the inbox has it; wakes whoever waits if that was the last, or a failure."""
+        if self.over or call not in self.missing:
+            return
+        self.missing.remove(call)
+        self.outcomes[call] = message
+        if not self.missing or (message[0] != RESULT and not self.patient):
+            self.over = True
+            self.wake(self)
+
+
+class Waits:
+    """All waits of a process by call id: the demultiplexer's table. It keeps what was asked, so that it can be asked again."""
+
+    __slots__ = ("_asked", "_seal", "_waits", "heard")
+
+    def __init__(self, seal: Seal = UNSIGNED) -> None:
+        self._seal = seal
+        self._waits: dict[str, list[Wait]] = {}
+        self._asked: dict[str, list[tuple[str, str, bytes]]] = {}
+        self.heard: list[str] = []          # results that came and have not been acknowledged
+
+    def __repr__(self) -> str:
+        return f"<Waits {len(self._waits)} calls>"
+
+    def __len__(self) -> int:
+        return len(self._waits)
+
+    def __contains__(self, call: str) -> bool:
+        return call in self._waits
+
+    def oldest(self) -> float:
+        """When the call that has been waiting longest had begun; 0.0 if none waits, or its waiter is no call."""
+        for waits in self._waits.values():
+            running = waits[0].running
+            return running.begun if running is not None else 0.0
+        return 0.0
+
+    def add(self, wait: Wait, asks: Iterable[tuple[str, tuple[str, str, bytes]]]) -> list[tuple[str, str, bytes]]:
+        """Registers a wait; `asks` are (call, (pool, parent, item)). Returns those that have to be asked: the others are already."""
+        fresh = []
+        for call in wait.missing:
+            self._waits.setdefault(call, []).append(wait)
+            self._asked.setdefault(call, [])
+        for call, ask in asks:
+            asked = self._asked[call]
+            if all(known[1] != ask[1] for known in asked):
+                asked.append(ask)
+                fresh.append(ask)
+        return fresh
+
+    def arrive(self, message: bytes) -> bool:
+        """An outcome out of the inbox. False if nobody waits for it (a repeated answer)."""
+        call = message[1:1 + ID].decode("ascii")
+        waits = self._waits.pop(call, None)
+        if waits is None:
+            return False
+        del self._asked[call]
+        if message[0] == RESULT:
+            self.heard.append(call)
+        for wait in waits:
+            wait.arrive(call, message)
+        return True
+
+    def withdraw(self, wait: Wait, failure: Failure) -> list[tuple[str, str, str]]:
+        """Ends a wait with that failure in place of what is missing. Returns (call, parent, pool) of asks not needed any more."""
+        back, body = [], failure.encode()
+        for call in wait.missing:
+            wire = call.encode()
+            wait.outcomes[call] = b"E" + wire + self._seal.close(b"E", wire, body)
+            waits, asked = self._waits[call], self._asked[call]
+            waits.remove(wait)
+            if all(other.parent != wait.parent for other in waits):
+                back += [(call, parent, pool) for pool, parent, _ in asked if parent == wait.parent]
+                self._asked[call] = [ask for ask in asked if ask[1] != wait.parent]
+            if not waits:
+                del self._waits[call], self._asked[call]
+        wait.missing.clear()
+        wait.over = True
+        wait.wake(wait)
+        return back
+
+    def of(self, parent: str) -> list[Wait]:
+        """The waits of one running call."""
+        return list({id(wait): wait for waits in self._waits.values() for wait in waits if wait.parent == parent}.values())
+
+    def fail(self, failure: Callable[[str], Failure]) -> None:
+        """Ends all waits, each call with the failure that is made for its id."""
+        for call in list(self._waits):
+            self.refuse(call.encode(), failure(call))
+
+    def refuse(self, call: bytes, failure: Failure) -> None:
+        """Ends the waits for a call with a failure of this process's own making."""
+        self.arrive(b"E" + call + self._seal.close(b"E", call, failure.encode()))
+
+    def known_by_id(self) -> list[str]:
+        """Calls that are waited for and cannot be asked again: there is nothing of them but their ids."""
+        return [call for call, asks in self._asked.items() if not asks]
+
+    def asked(self) -> list[tuple[str, str, bytes]]:
+        """Everything that was asked and not answered: (pool, parent, item)."""
+        return [ask for asks in self._asked.values() for ask in asks]
+
+
+def values(wait: Wait, single: bool, seal: Seal = UNSIGNED) -> Any:
+    """What a wait that is over gives to the one who waited: the value or values; raises the failure unless it is patient.
+
+    What is not signed as the seal demands is a failure, too: NotTrusted; and what is over its limit: TooBig.
+    """
+    if not wait.patient:
+        for message in wait.outcomes.values():
+            if message[0] != RESULT:
+                raise outcome_error(message, seal)
+        got = [_value(message, seal) for message in map(wait.outcomes.__getitem__, wait.calls)]
+    else:
+        got = [value_of(wait.outcomes[call], seal) for call in wait.calls]
+    return got[0] if single else got
+
+
+def _value(message: bytes, seal: Seal) -> Any:
+    return pickle.loads(seal.open(b"R", message[1:1 + ID], memoryview(message)[1 + ID:]))
+
+
+def value_of(message: bytes, seal: Seal) -> Any:
+    """The value in an inbox message, or the error if it is a failure or cannot be read."""
+    if message[0] != RESULT:
+        return outcome_error(message, seal)
+    try:
+        return _value(message, seal)
+    except (NotTrusted, TooBig) as error:
+        return error
+
+
+def outcome_error(message: bytes, seal: Seal = UNSIGNED) -> GridError:
+    """The error in an inbox message that is not a result: CallFailed; or NotTrusted, TooBig if it cannot be read."""
+    if message[0] == CYCLE:
+        way = message[1 + ID:].decode("ascii").split(",")
+        text = f"the call would wait for itself, through {len(way)} call(s): {' > '.join(call[:8] for call in way)}"
+        return raised(Failure("cycle", "CycleFound", text, chain=("a call that is waiting",)))
+    body = memoryview(message)[1 + ID:]
+    if body[:1] != PLAIN:
+        try:
+            body = seal.open(b"E", message[1:1 + ID], body)
+        except (NotTrusted, TooBig) as error:
+            return error
+    return raised(Failure.decode(body))

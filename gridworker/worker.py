@@ -1,0 +1,371 @@
+"""A worker: one logical thread that runs calls, parks those that wait, and talks to the server in steps.
+
+The hub's round: resume what has been answered, run what has been handed over, then one step (steps.py) that carries everything that
+has happened and brings what comes next; if there is nothing, wait for the bell. How many calls it takes at once follows from how long
+calls of that function have taken, so that a batch lasts about 5 ms: the first batch is one call, slow calls are never hoarded.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections import deque
+from time import perf_counter
+
+from .errors import CallCancelled, CallFailed, GridError, NotSerializable, TooBig, TooDeep
+from .keys import checked
+from .limits import DEPTH_MOST, HEARD_MOST, RESULT_MS
+from .links import Climber
+from .messages import CANCEL, ID, LINKS, TOKEN, UNSIGNED, WORK, Failure, depth_of, item, split
+from .node import NOBODY, SEVERAL, become, reap
+from .parking import Runner, Running, current_runner
+from .serialize import Functions, call_id, decode_arguments, encode_arguments, pickled
+from .steps import Steps
+from .store import Script
+from .tally import ASKED, BUSY, EXECUTED, FAILED, LOCAL, OLDEST, PARKED, SINCE
+from .trace import MARK, Trace, marked
+from .waits import Wait, Waits, values
+from .withdrawal import Deadlines, cancelled
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .coroutines import Coroutines
+    from .node import Node
+    from .signing import Seal
+    from .store import Connection
+
+log = logging.getLogger("gridworker.worker")
+BATCH_SECONDS = 0.005
+BATCH_MOST = 512
+PARKED_MOST = 1000       # beyond, only calls made by calls are taken
+TEXT_MOST = 500_000      # bytes of each part of a failure
+BELL_SECONDS = 10.0      # the longest wait for the bell; then it asks again what it has not heard
+
+
+class Drain(BaseException):
+    """Raised by the signal handler while the worker waits for its bell: it is to leave."""
+
+
+class Worker:
+    """The worker of this process. `run()` returns when it has drained, or when the grid has given this incarnation up."""
+
+    def __init__(self, node: Node, connection: Connection, *, cap: int = PARKED_MOST, seal: Seal = UNSIGNED) -> None:
+        self.node, self.cap, self.seal = node, cap, seal
+        self.waits = Waits(seal)
+        self.steps = Steps(node, connection, self.waits.asked, seal)
+        self.functions = Functions(self.steps.fetch_code)
+        self.items: deque[bytes] = deque()              # handed over, not started
+        self.parked = 0
+        self.draining = False
+        self.listening = False
+        self._woken: deque[tuple[Runner, Wait]] = deque()
+        self._pace: dict[str, float] = {}               # function token -> seconds that a call takes, smoothed
+        self._token = ""
+        self._flush_at = 0.0
+        self._deadlines = Deadlines()
+        self._coroutines: Coroutines | None = None
+        self._climber = Climber(self.steps)
+        self.tally = node.tally
+        self._debug = log.isEnabledFor(logging.DEBUG)
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.node.name} queued={len(self.items)} parked={self.parked} waits={len(self.waits)}>"
+
+    # the hub
+
+    def run(self) -> None:
+        """The hub: runs until drained or given up. GridUnreachable is survived."""
+        become(self)
+        try:
+            while not self.draining and not self.steps.gone:
+                self._round()
+        except Drain:
+            self.steps.connection.connect(patience=5.0)      # a reply to BLMPOP may still be on its way on the old one
+        finally:
+            become(None)
+
+    def leave(self) -> None:
+        """Sends what is finished, gives back what is not, and goes."""
+        if not self.steps.gone:
+            self.steps.exchange(want=0, token="", idle=False, capped=True)
+            reap(self.steps.connection, Script("reap"), self.node.keys, self.node.incarnation, dead=False, tries=9, why=b"")
+
+    def drain(self) -> None:
+        """Tells it to leave when what it is computing now has come to a wait or an end. For signal handlers; may raise Drain."""
+        self.draining = True
+        if self.listening:
+            raise Drain
+        if self._coroutines is not None:
+            self._coroutines.nudge()
+
+    def _round(self) -> None:
+        self._flush_at = perf_counter() + BATCH_SECONDS
+        while self._woken:
+            runner, _ = self._woken.popleft()
+            self.parked -= 1
+            if runner.running is not None:
+                self.node.now[:] = runner.running.call.encode()
+                self.tally[SINCE] = runner.running.begun
+            runner.switch()
+            if perf_counter() > self._flush_at:
+                break
+        while self.items and perf_counter() <= self._flush_at:
+            Runner(self._run_items).switch()
+        if self._coroutines is not None:
+            self.node.now[:] = SEVERAL
+            self._coroutines.tick()
+        self.node.now[:] = NOBODY
+        self.tally[SINCE], self.tally[PARKED], self.tally[OLDEST] = 0.0, self._waiting(), self.waits.oldest()
+        unstarted = list(self.items)
+        self.items.clear()
+        idle = not self._woken and not unstarted
+        messages, items = self.steps.exchange(want=self._appetite() if idle else 0, token=self._token, idle=idle,
+                                              capped=self._capped(), back=unstarted)
+        self._sort(messages)
+        self.items.extend(items)
+        self._deadlines.expire(self.withdraw)
+        if len(self.waits.heard) >= HEARD_MOST:
+            self.steps.acknowledge(self.waits.heard)
+        if idle and not self.items and not self._woken and not messages and not self.steps.gone:
+            self.items.extend(self._climber.climb(self._appetite(), self._token, self._capped()))
+            heard = [] if self.items or self.draining else self._listen()
+            if not heard and self.waits.heard:
+                self.steps.acknowledge(self.waits.heard)
+            self._sort(heard)
+
+    def _listen(self) -> list[bytes]:
+        """Waits for the bell. A signal to leave ends the wait with Drain."""
+        if self._coroutines is not None and (self._coroutines.live or self._coroutines.listening):
+            return self._coroutines.listen(self._deadlines.seconds(BELL_SECONDS))
+        self.listening = True
+        try:
+            if self.draining:
+                raise Drain
+            return self.steps.listen(max(0.001, self._deadlines.seconds(BELL_SECONDS)))      # 0 would be for ever
+        finally:
+            self.listening = False
+
+    def _sort(self, messages: list[bytes]) -> None:
+        for message in messages:
+            if message[0] == WORK:
+                if message[1:1 + ID] not in self.steps.held:      # else it was found by a resync before the bell was heard
+                    self.items.append(message[1:])
+                    self.steps.held.add(message[1:1 + ID])
+            elif message[0] == LINKS:
+                self._climber.relink()
+            elif message[0] == CANCEL:
+                self._cancel(message[1:1 + ID])
+            else:
+                self.waits.arrive(message)
+
+    # cancelling
+
+    def _cancel(self, call: bytes) -> None:
+        """Nobody wants this call any more: it is not begun, or told where it waits. One that has ended meanwhile is not here."""
+        self.steps.held.discard(call)
+        name = call.decode()
+        if any(data[:ID] == call for data in self.items):
+            self.items = deque(data for data in self.items if data[:ID] != call)
+            self.steps.drop(name)
+            return
+        for runner, _ in self._woken:
+            if runner.running is not None and runner.running.call == name:
+                runner.running.cancelled = True
+        if self._coroutines is not None:
+            self._coroutines.cancel(name)
+        for wait in self.waits.of(name):
+            if wait.running is not None:
+                wait.running.cancelled = True
+            self.withdraw(wait, cancelled())
+
+    def withdraw(self, wait: Wait, failure: Failure) -> None:
+        """Ends a wait with that failure, and tells the grid which calls are not wanted any more."""
+        if withdrawn := self.waits.withdraw(wait, failure):
+            self.steps.take_back(withdrawn)
+
+    def _waiting(self) -> int:
+        return self.parked + (self._coroutines.live if self._coroutines is not None else 0)
+
+    def _capped(self) -> bool:
+        return self._waiting() >= self.cap
+
+    def _appetite(self) -> int:
+        pace = self._pace.get(self._token)
+        return 1 if pace is None else max(1, min(BATCH_MOST, int(BATCH_SECONDS / max(pace, 1e-7))))
+
+    # running calls
+
+    def _run_items(self) -> None:
+        runner = current_runner()
+        assert runner is not None
+        while self.items:
+            self._execute(runner, self.items.popleft())
+            if perf_counter() > self._flush_at:
+                return
+
+    def _execute(self, runner: Runner, data: bytes) -> None:
+        call, token = data[:ID].decode(), data[ID:ID + TOKEN].decode()
+        runner.since, runner.spent = perf_counter(), 0.0
+        self.node.now[:] = data[:ID]
+        running = Running(call, f"call {call[:8]}", (), {}, depth_of(data))
+        running.begun = self.tally[SINCE] = runner.since
+        if call in self.waits:
+            self.tally[LOCAL] += 1
+        if data[ID] == MARK:
+            running.trace = Trace()
+        try:
+            _, _, _, reference, arguments = split(data, self.seal)
+            function = self.functions.load(reference)
+            running.name = self.functions.reference(function).name
+            running.args, running.kwargs = _arguments(running, arguments)
+            runner.running = running
+            if self._debug:
+                log.debug("start %s %s", call[:8], running.describe())
+            code = getattr(function, "__code__", None)
+            if code is not None and code.co_flags & 0x80:        # an async def
+                self._start(function, running)
+                return
+            value = function(*running.args, **running.kwargs)
+            body = pickled(value, f"the result of {running.name}")
+        except BaseException as error:      # whatever user code raises, SystemExit too, is the call's outcome
+            self.fail(running, error)
+        else:
+            self.finish(running, body)
+        now = perf_counter()
+        spent, known = runner.spent + now - runner.since, self._pace.get(token)
+        self.tally[BUSY] += spent
+        if len(self._pace) > 10_000:            # functions by value, an edited cell each
+            self._pace.clear()
+        self._pace[token] = spent if known is None else 0.75 * known + 0.25 * spent
+        self._token = token
+
+    def _start(self, function: Callable[..., Any], running: Running) -> None:
+        if self._coroutines is None:
+            from .coroutines import Coroutines
+
+            self._coroutines = Coroutines(self)
+        self._coroutines.start(function, running)
+
+    def finish(self, running: Running, body: bytes) -> None:
+        """A call has its result, pickled; the next step sends it."""
+        if running.cancelled:
+            self._dropped(running)
+            return
+        try:
+            sealed = self.seal.close(b"R", running.call.encode(), body)
+        except TooBig as error:
+            self.fail(running, error)
+            return
+        self.tally[EXECUTED] += 1
+        if running.trace is not None:
+            self._record(running, "")
+        self.steps.complete("R", running.call, sealed)
+        if self._debug:
+            log.debug("done %s %s", running.call[:8], running.describe())
+
+    def fail(self, running: Running, error: BaseException) -> None:
+        """A call has failed; the next step says so to whoever waits."""
+        if running.cancelled:
+            self._dropped(running)
+            return
+        failure = report(error, running, self.node.name)
+        self.tally[EXECUTED] += 1
+        self.tally[FAILED] += 1
+        if running.trace is not None:
+            self._record(running, f"{failure.type}: {failure.message}")
+        self.steps.complete("E", running.call, self.seal.close(b"E", running.call.encode(), failure.encode()))
+        log.info("failed %s %s: %s: %s", running.call[:8], running.describe(), failure.type, failure.message)
+
+    def _record(self, running: Running, error: str) -> None:
+        """Writes a traced call down, before anybody hears of its end."""
+        assert running.trace is not None
+        runner = current_runner()
+        computed = runner.spent + perf_counter() - runner.since if runner is not None else perf_counter() - running.begun
+        self.steps.write(self.node.keys.trace(running.call), running.trace.record(running, self.node.name, computed, error), RESULT_MS)
+
+    def _dropped(self, running: Running) -> None:
+        self.steps.drop(running.call)
+        log.info("cancelled %s %s", running.call[:8], running.describe())
+
+    # calls that calls make
+
+    def request(self, pool: str, calls: list[tuple[tuple[Any, ...], dict[str, Any]]], *, single: bool, patient: bool,
+                timeout: float | None = None) -> Any:
+        """Behind `gridworker.request` and `requests`: parks the running call until the values are there (or returns an awaitable)."""
+        if pool:
+            checked("pool", pool)
+        if not calls:
+            return []
+        if self._coroutines is not None and (running := self._coroutines.running()) is not None:
+            return self._coroutines.request(self._asks(pool, running, calls), running, single=single, patient=patient,
+                                            timeout=timeout)
+        runner = current_runner()
+        if runner is None or runner.running is None:
+            raise GridError("request() was called in a thread that a function on the grid has started; call it in the function itself")
+        running = runner.running
+        asks = self._asks(pool, running, calls)
+        wait = Wait([call for call, _ in asks], patient, lambda wait: self._woken.append((runner, wait)), running)
+        self.ask(wait, asks, timeout)
+        self.parked += 1
+        runner.park()
+        if running.cancelled:
+            raise CallCancelled(cancelled())
+        return values(wait, single, self.seal)
+
+    def ask(self, wait: Wait, asks: list[tuple[str, tuple[str, str, bytes]]], timeout: float | None = None) -> None:
+        """Registers a wait; the next step asks for what nobody here has asked for yet."""
+        if timeout is not None:
+            self._deadlines.add(wait, timeout)
+        fresh = self.waits.add(wait, asks)
+        self.tally[ASKED] += len(fresh)
+        self.steps.ask(fresh)
+
+    def _asks(self, pool: str, running: Running,
+              calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[tuple[str, tuple[str, str, bytes]]]:
+        if running.cancelled:
+            raise CallCancelled(cancelled())
+        if running.depth >= DEPTH_MOST:
+            raise TooDeep(f"{running.describe()} stands at the end of {running.depth} calls of calls: is this recursion without end? "
+                          "(GRIDWORKER_DEPTH_MOST on the workers allows more)")
+        asks = []
+        for (function, *args), kwargs in calls:
+            reference = self.functions.reference(function)
+            if reference.code:
+                self.steps.store_code(reference)
+            data, hashed = encode_arguments(tuple(args), kwargs)
+            call = call_id(reference, hashed)
+            token = reference.token
+            if running.trace is not None:
+                running.trace.made(call)
+                token = marked(token)
+            asks.append((call, (pool, running.call, item(call, token, reference.text, data, running.depth + 1, self.seal))))
+        return asks
+
+
+def _arguments(running: Running, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    try:
+        return decode_arguments(data)
+    except Exception as error:
+        raise NotSerializable(f"the arguments of {running.name} cannot be read on this worker: {type(error).__name__}: {error}") from error
+
+
+def report(error: BaseException, running: Running, node: str) -> Failure:
+    """The failure of a call: its own, or, if it let the failure of a call it had made pass, that one with itself as the caller."""
+    if isinstance(error, CallFailed):
+        return error.failure.called_by(running.describe())
+    import traceback
+
+    trace = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    text = "".join(traceback.format_exception(type(error), error, trace))[-TEXT_MOST:]
+    try:
+        cause = pickled(error, "the exception")
+        pickle.loads(cause)                 # some exceptions pickle and do not come back
+    except Exception:
+        cause = b""
+    if len(cause) > TEXT_MOST:
+        cause = b""
+    return Failure("raised", type(error).__name__, str(error)[:TEXT_MOST], traceback=text, node=node, chain=(running.describe(),),
+                   cause=cause)

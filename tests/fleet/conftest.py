@@ -1,0 +1,176 @@
+"""One local cloud for each test process, and a session of its own for each test."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from fleetctl import ending, launch, local, notify, profiles
+from fleetctl.session import Session
+
+sys.path.insert(0, str(Path(__file__).parent))  # fake_aws is shared by several test modules
+
+import fake_aws
+
+REQUEST = {"SpotPrice": "0.01", "LaunchSpecification": {"InstanceType": "t3.micro", "NetworkInterfaces": [{"DeviceIndex": 0}]}}
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """Where this test process keeps its state; its local cloud serves while the tests run."""
+    home = tmp_path_factory.mktemp("fleet")
+    local.up(home / "local", idle=300)  # should this process be killed, it ends by itself
+    yield home
+    local.down(home / "local", force=True)
+
+
+@pytest.fixture
+def cloud(home):
+    """The local cloud itself: the oracle of what exists, and the place to break things."""
+    cloud = local.status(home / "local")
+    yield cloud
+    cloud.clear_faults()
+
+
+@pytest.fixture
+def connect(home, cloud):
+    """Makes sessions, and ends whatever they have left."""
+    sessions = []
+
+    def make():
+        sessions.append(Session(profiles.load("local", home=home)))
+        return sessions[-1]
+
+    yield make
+    cloud.clear_faults()
+    for session in sessions:
+        if not session.closed:
+            session.close()
+
+
+@pytest.fixture
+def session(connect):
+    return connect()
+
+
+@pytest.fixture
+def request_():
+    """A plain RequestSpotInstances dictionary."""
+    return {**REQUEST}
+
+
+class Oracle:
+    """What the cloud says of one session, and what it has counted."""
+
+    def __init__(self, cloud, session):
+        self.cloud, self.session = cloud, session
+        self.mark = cloud.calls()["mark"]
+
+    def ec2_calls(self):
+        return self.cloud.calls(self.mark)["calls"].get("controller", {}).get("ec2", {})
+
+    def living(self):
+        """Ids of this session's instances that are not terminated, by way of its tagged spot requests."""
+        ec2 = self.session.boto3().client("ec2")
+        rows = ec2.describe_spot_instance_requests(Filters=[{"Name": "tag:fleetctl:session", "Values": [self.session.id]}])
+        ids = {row.get("InstanceId") for row in rows["SpotInstanceRequests"]} - {None}
+        return ids & {one["id"] for one in self.cloud.inventory()["instances"]}
+
+
+@pytest.fixture
+def oracle(cloud, session):
+    return Oracle(cloud, session)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No waiting for what a real AWS needs time for."""
+    monkeypatch.setattr(launch, "FIRST_LISTING_SECONDS", 0.0)
+    monkeypatch.setattr(notify, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(ending, "LOOKS", (0.0, 0.01))
+
+
+@pytest.fixture
+def fake_session(quick, tmp_path):
+    """Makes sessions on a FakeAws; whatever they leave is let go."""
+    sessions = []
+
+    def make(cloud, **options):
+        sessions.append(Session(fake_aws.profile(cloud, tmp_path), **options))
+        return sessions[-1]
+
+    yield make
+    for session in sessions:
+        session.leave()
+
+
+@pytest.fixture
+def tasks_of():
+    """Tells the names of what runs on a session's loop, the asking itself aside; what was sent there before has been heard by then."""
+
+    async def ask():
+        for _ in range(5):  # what was cancelled a moment ago ends in the loop's next rounds
+            await asyncio.sleep(0)
+        return sorted(task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()})
+
+    return lambda session: session.submit(ask(), "tasks").result(10)
+
+
+@pytest.fixture
+def environment(home):
+    """What a process needs in order to work where these tests do."""
+    return {**os.environ, "FLEETCTL_HOME": str(home), "PYTHONPATH": str(Path(__file__).parent), "COLUMNS": "200"}
+
+
+@pytest.fixture
+def start(environment):
+    """Starts a Python process on a script; what still runs at the end of the test is killed."""
+    running = []
+
+    def make(script, *options):
+        process = subprocess.Popen([sys.executable, *options, "-c", textwrap.dedent(script)], env=environment, text=True, bufsize=1,
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        running.append(process)
+        return process
+
+    yield make
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def fleetctl(environment):
+    """Runs one command of the command line, in a home of its own if one is given."""
+
+    def run(*arguments, at=None, timeout=120):
+        given = environment if at is None else {**environment, "FLEETCTL_HOME": str(at)}
+        return subprocess.run([sys.executable, "-m", "fleetctl", *arguments], env=given, text=True, stdin=subprocess.DEVNULL,
+                              capture_output=True, timeout=timeout, check=False)
+
+    return run
+
+
+@pytest.fixture
+def living(cloud):
+    """Ids of the cloud's instances that are not terminated."""
+    return lambda: {one["id"] for one in cloud.inventory()["instances"]}
+
+
+@pytest.fixture
+def wait_for():
+    """Waits for what another process does, of which there is no event here."""
+
+    def wait(holds, seconds=20):
+        until = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+    return wait

@@ -1,0 +1,154 @@
+"""EC2 is asked rarely, also where it takes its time: on a clock that jumps from event to event, at the pace of the real one."""
+
+import asyncio
+import selectors
+
+import pytest
+from fake_aws import REQUEST, FakeAws
+
+from fleetctl import ending, launch, shapes
+from fleetctl.bootstrap import Program
+from fleetctl.ending import LOOKS, Estate, end, next_look
+from fleetctl.ledger import Entry
+from fleetctl.notify import Channel
+
+
+class _Jumps(selectors.DefaultSelector):
+    """Nothing comes from outside: instead of waiting, the clock is put forward."""
+
+    now = 0.0
+
+    def select(self, timeout=None):
+        ready = super().select(0 if timeout else timeout)
+        if timeout and not ready:
+            self.now += timeout
+        return ready
+
+
+class Virtual(asyncio.SelectorEventLoop):
+    """An event loop whose hours take no time."""
+
+    def __init__(self):
+        self._jumps = _Jumps()
+        super().__init__(self._jumps)
+
+    def time(self):
+        return self._jumps.now
+
+
+def run(main):
+    with asyncio.Runner(loop_factory=Virtual) as runner:
+        return runner.run(main)
+
+
+class Desk:
+    """A session's side of a launch, on the running loop."""
+
+    id, key_file, secret = "0123456789ab", None, "none"
+
+    def __init__(self, cloud):
+        self.call, self.profile = cloud.call, cloud
+
+    async def channel(self):
+        made = Channel(self.call, self.id, name="fleetctl-test")
+        await made.open()
+        return made
+
+    async def prices(self, types):
+        return await launch.ec2.spot_prices(self.call, types, None)
+
+
+async def bring_up(cloud, n, *, minimum=None, seconds=600):
+    request = shapes.apply(REQUEST, price=0.01)
+    conductor = launch.Conductor(
+        Desk(cloud), request, Program(("true",)), wanted=n, minimum=minimum or n, seconds=seconds, fuse_minutes=60
+    )
+    began = asyncio.get_running_loop().time()
+    conductor.start()
+    await conductor.settled.wait()
+    return conductor, asyncio.get_running_loop().time() - began
+
+
+@pytest.mark.parametrize("boot", [20.0, 25.8, 40.0, 150.0])
+def test_a_hundred_machines_that_boot_as_on_ec2_cost_six_calls_and_one_for_each_half_minute_of_waiting(boot):
+    async def main():
+        cloud = FakeAws(fill=4.0, boot=lambda number: boot * (0.8 + (number * 37 % 100) / 250))
+        conductor, seconds = await bring_up(cloud, 100)
+        assert len(conductor.future.result()) == 100
+        assert seconds < 4 + 1.3 * boot
+        assert sum(cloud.ec2_calls().values()) <= 6 + seconds // 30, cloud.ec2_calls()
+
+    run(main())
+
+
+def test_machines_that_report_over_minutes_cost_no_call_each():
+    async def main():
+        cloud = FakeAws(fill=2.0, boot=lambda number: 10.0 + 2 * number)
+        _, seconds = await bring_up(cloud, 100)
+        assert seconds > 200
+        assert sum(cloud.ec2_calls().values()) <= 6 + seconds // 30, cloud.ec2_calls()
+
+    run(main())
+
+
+def test_a_launch_that_waits_in_vain_asks_twice_a_minute_and_no_more():
+    async def main():
+        cloud = FakeAws(phase=None)
+        conductor, seconds = await bring_up(cloud, 10, seconds=300)
+        assert conductor.future.exception() is not None
+        assert 299 < seconds < 302
+        assert cloud.ec2_calls()["describe_spot_instance_requests"] <= 300 // 30 + 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("n", [1, 100])
+@pytest.mark.parametrize("seconds", [0.1, 3.0, 30.0, 60.0])
+def test_a_teardown_costs_at_most_six_calls_however_long_instances_take_to_terminate(n, seconds):
+    async def main():
+        cloud = FakeAws(end=seconds)
+        await bring_up(cloud, n)
+        before = cloud.ec2_calls()
+        receipt = await end(cloud.call, estate(cloud), rate=lambda row: 0.003)
+        assert receipt.remaining == ()
+        assert len(receipt.found) == 2 * n
+        assert sum((cloud.ec2_calls() - before).values()) <= 6, cloud.ec2_calls() - before
+        assert asyncio.get_running_loop().time() < 66 + 30
+
+    run(main())
+
+
+def test_that_an_instance_is_not_to_be_seen_proves_nothing_and_it_is_looked_for_as_long_as_aws_may_need():
+    async def main():
+        cloud = FakeAws()
+        await bring_up(cloud, 2)
+        unseen, other = sorted(cloud.instances)
+        cloud.instances.pop(unseen)
+        receipt = await end(cloud.call, estate(cloud), rate=lambda row: 0.003)
+        assert [line.id for line in receipt.remaining] == [unseen]
+        assert other in {line.id for line in receipt.found if line.gone is not None}
+        assert ending.PROOF_SECONDS <= asyncio.get_running_loop().time() <= ending.PROOF_SECONDS + 60
+
+    run(main())
+
+
+def estate(cloud):
+    """What a ledger would say that has just seen the launch."""
+    rows = [{"SpotInstanceRequestId": key} for key in cloud.requests]
+    call = Entry(1, ending.time.time(), "L", "ec2", "request_spot_instances", "us-east-1", None, {}, {"SpotInstanceRequests": rows}, None)
+    return Estate.read(Desk.id, "us-east-1", [call])
+
+
+@pytest.mark.parametrize(
+    ("look", "elapsed", "gone", "of", "at_least", "at_most"),
+    [
+        (0, 0.1, 0, 10, LOOKS[0], LOOKS[0]),
+        (2, 5.0, 0, 10, LOOKS[2], LOOKS[2]),
+        (1, 0.7, 5, 10, 0.7, 1.0),  # half in 0.7 s: the other half takes as long
+        (1, 0.7, 1, 10, LOOKS[1], LOOKS[1]),
+        (9, 90.0, 9, 10, 10.0, 13.0),
+        (9, 90.0, 0, 10, LOOKS[-1], LOOKS[-1]),
+    ],
+)
+def test_the_next_look_comes_when_the_rest_can_be_expected_to_be_gone(look, elapsed, gone, of, at_least, at_most):
+    assert at_least <= next_look(look, elapsed, gone, of) <= at_most

@@ -1,0 +1,38 @@
+"""A real server for each test process, a namespace for each test, and real worker processes that end with the test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gridworker import Grid
+from gridworker.server import Server
+
+sys.path.insert(0, str(Path(__file__).parent))     # grid_calls is imported by the same name here and on the workers
+
+from grid_lab import Lab
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with Server(unix=True) as server:
+        yield server
+
+
+@pytest.fixture
+def lab(server: Server, tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(server, tmp_path)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture
+def grid(lab: Lab) -> Grid:
+    """A client of a grid with two workers."""
+    lab.workers(2)
+    return lab.client()

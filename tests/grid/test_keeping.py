@@ -1,0 +1,202 @@
+"""How long things are kept: results from when they were heard, functions while they are used, errors not at all; and memory stays flat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grid_calls as calls
+import pytest
+from grid_lab import Lab, lines, until
+
+from gridworker import CallFailed, CodeMismatch, Grid, NotDurable
+from gridworker.messages import item
+from gridworker.server import Server
+from gridworker.store import Connection, Script
+from gridworker.waits import Wait, Waits
+
+if TYPE_CHECKING:
+    from gridworker.answers import Answer
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def connection(lab: Lab) -> Iterator[Connection]:
+    connection = lab.connection()
+    yield connection
+    connection.close()
+
+
+def acknowledge(lab: Lab, connection: Connection, *ids: str, keep_ms: int = HOUR_MS, most: int = 100) -> int:
+    gone: int = connection.run(Script("acknowledge"), (lab.keys.kept,), [lab.keys.prefix, keep_ms, most, *ids])
+    return gone
+
+
+def ids(n: int) -> list[str]:
+    return [f"{i:032x}" for i in range(n)]
+
+
+def test_acknowledged_results_go_when_they_are_too_many_oldest_first(lab: Lab, connection: Connection) -> None:
+    for call in ids(30):
+        connection.call("SET", lab.keys.call(call), "Rvalue")
+        acknowledge(lab, connection, call, most=10)
+    assert [call for call in ids(30) if connection.call("EXISTS", lab.keys.call(call))] == ids(30)[20:]
+    assert connection.call("LLEN", lab.keys.kept) == 10
+
+
+def test_acknowledged_results_go_when_their_time_is_over(lab: Lab, connection: Connection) -> None:
+    for call in ids(5000):
+        connection.call("SET", lab.keys.call(call), "Rvalue")
+    assert acknowledge(lab, connection, *ids(5000), most=10_000) == 0
+    until(lambda: acknowledge(lab, connection, keep_ms=1, most=10_000) + 1, "any")
+    until(lambda: acknowledge(lab, connection, keep_ms=1, most=10_000) == 0, "all of them to be old")
+    assert connection.call("LLEN", lab.keys.kept) == 0
+    assert not any(connection.call("EXISTS", lab.keys.call(call)) for call in ids(5000))
+
+
+def test_a_call_that_is_pending_again_is_never_let_go(lab: Lab, connection: Connection) -> None:
+    call, = ids(1)
+    connection.call("SET", lab.keys.call(call), "P<c.1,>")
+    acknowledge(lab, connection, call, most=0)
+    assert connection.call("GET", lab.keys.call(call)) == b"P<c.1,>"
+
+
+def test_a_result_that_nobody_has_acknowledged_outlives_those_that_were(lab: Lab, connection: Connection) -> None:
+    lab.workers(1)
+    grid = lab.client(name="sleeper")
+    answer = grid.request("pool", calls.inc, 1)
+    assert answer.result(20) == 2
+    heard = answer.calls[0]
+    assert 600_000 < connection.call("PTTL", lab.keys.call(heard)) <= HOUR_MS
+    assert connection.call("LLEN", lab.keys.kept) == 0
+    grid.close()                                          # tells what it has heard
+    kept = connection.call("LRANGE", lab.keys.kept, 0, -1)
+    assert [entry[13:].decode() for entry in kept] == [heard]
+
+
+def test_workers_acknowledge_what_their_calls_have_heard(lab: Lab, connection: Connection) -> None:
+    lab.workers(1)
+    grid = lab.client()
+    assert grid.request("pool", calls.tree, 5, "t").result(30) == 326
+    until(lambda: connection.call("LLEN", lab.keys.kept) >= 200, "the calls of calls to be acknowledged")
+
+
+def test_the_keys_of_a_grid_are_bounded_however_many_calls_it_runs(lab: Lab, connection: Connection) -> None:
+    lab.workers(2, environment={"GRIDWORKER_KEPT_MOST": "500"})
+    lab.start("--distributor", "pool", "--helper", "50", environment={"GRIDWORKER_KEPT_MOST": "500"})
+    grid = lab.client()
+    for part in range(10):
+        assert len(grid.requests("pool", [(calls.options, part, i) for i in range(500)], return_exceptions=True).result(30)) == 500
+        assert len(grid.requests("pool", [(calls.inc, 1000 * part + i) for i in range(500)]).result(30)) == 500
+    grid.close()
+    assert connection.call("DBSIZE") > 0
+    until(lambda: len(keys(connection, lab.keys.prefix + "c:*", b"R")) <= 500, "all but the last results to go")
+
+
+def keys(connection: Connection, pattern: str, kind: bytes) -> list[bytes]:
+    """Calls in a state of that kind."""
+    names = connection.call("KEYS", pattern)              # a server that the tests have started
+    return [name for name in names if (connection.call("GET", name) or b"").startswith(kind)]
+
+
+def test_errors_are_remembered_only_for_who_asks_for_that(lab: Lab) -> None:
+    lab.workers(1)
+    grid, path = lab.client(), lab.directory / "tried"
+    for options, tries in (({}, 1), ({}, 2), ({"memo_errors": True}, 2), ({}, 3)):
+        with pytest.raises(LookupError):
+            grid.request("pool", calls.noted_failure, str(path), **options).result(20)
+        assert len(lines(path)) == tries
+
+
+def test_code_lives_while_it_is_used(lab: Lab, connection: Connection) -> None:
+    first = lab.workers(1)
+    grid, add = lab.client(), lambda x: x + 1
+    assert grid.request("pool", add, 1).result(20) == 2
+    code, = connection.call("KEYS", lab.keys.prefix + "code:*")
+    assert HOUR_MS < connection.call("PTTL", code) <= 24 * HOUR_MS
+    first.terminate()
+    assert first.wait(20) == 0
+    connection.call("PEXPIRE", code, 10_000)
+    lab.workers(1)                                        # this process has to fetch it; the client has stored it already
+    assert grid.request("pool", add, 2).result(20) == 3
+    assert connection.call("PTTL", code) > HOUR_MS
+
+
+def test_results_of_a_dead_process_are_collected_under_its_name(lab: Lab) -> None:
+    from subprocess import PIPE, Popen
+    from sys import executable
+
+    script = (f"import grid_calls as calls\nfrom gridworker import Grid\n"
+              f"grid = Grid.connect({lab.server.url!r}, password={lab.server.password!r}, namespace={lab.keys.namespace!r}, name='me')\n"
+              f"answers = [grid.request('pool', calls.inc, i) for i in range(5)]\n"
+              f"print(' '.join(answer.calls[0] for answer in answers), flush=True)\ninput()\n")
+    first = Popen([executable, "-c", script], env=lab.environment(), stdin=PIPE, stdout=PIPE, text=True)
+    assert first.stdout is not None
+    asked = first.stdout.readline().split()
+    connection = lab.connection()
+    until(lambda: connection.call("LLEN", lab.keys.queue("pool")) == 5, "the calls to be accepted")
+    first.kill()
+    first.communicate()
+    lab.workers(1)
+    until(lambda: connection.call("LLEN", lab.keys.inbox("c.me")) == 5, "the results to lie there")
+    connection.close()
+    again = lab.client(name="me")
+    got: dict[str, Answer[Any]] = {}
+    until(lambda: got.update(again.collect()) or len(got) == 5, "all of them to be collected")
+    assert [got[call].result(10) for call in asked] == list(range(1, 6))
+    assert again.collect() == {}
+    assert [answer.result(10) for answer in lab.client().collect(asked).values()] == list(range(1, 6))     # by id, from anywhere
+
+
+def test_calls_are_collected_by_id_whatever_has_become_of_them(lab: Lab, connection: Connection) -> None:
+    grid = lab.client()
+    answer = grid.request("pool", calls.inc, 1)
+    until(lambda: connection.call("LLEN", lab.keys.queue("pool")), "the call to be accepted")
+    collected = lab.client().collect([*answer.calls, "0" * 32])
+    with pytest.raises(CallFailed, match="the grid knows nothing of this call"):
+        collected["0" * 32].result(10)
+    lab.workers(1)
+    assert collected[answer.calls[0]].result(20) == answer.result(20) == 2
+
+
+def test_a_durable_request_needs_a_server_with_a_disk(lab: Lab, connection: Connection) -> None:
+    grid = lab.client()
+    with pytest.raises(NotDurable, match="appendonly yes"):
+        grid.request("pool", calls.inc, 1, durable=True)
+    until(lambda: connection.call("LLEN", lab.keys.queue("pool")) == 0, "the call to be taken back")
+
+
+def test_a_durable_request_is_on_the_disk_when_it_returns(tmp_path: Path) -> None:
+    with Server(unix=True, directory=tmp_path / "server", options={"appendonly": "yes", "appendfsync": "always"}) as server:
+        lab = Lab(server, tmp_path)
+        try:
+            grid, connection = lab.client(), lab.connection()
+            if "waitaof" not in str(connection.call("COMMAND", "LIST")):
+                pytest.skip("this server has no WAITAOF")
+            waits = "cmdstat_waitaof:calls=1"
+            answers = grid.requests("pool", [(calls.inc, i) for i in range(10)], durable=True)
+            assert waits in connection.call("INFO", "commandstats").decode()
+            connection.close()
+            lab.workers(1)
+            assert answers.result(20) == list(range(1, 11))
+        finally:
+            lab.close()
+
+
+def test_a_wait_for_a_call_known_by_its_id_only_is_told_apart() -> None:
+    waits = Waits()
+    waits.add(Wait(["0" * 32], False, lambda wait: None), [])
+    waits.add(Wait(["1" * 32], False, lambda wait: None), [("1" * 32, ("pool", "", item("1" * 32, "f" * 8, "m:f@", b"")))])
+    assert waits.known_by_id() == ["0" * 32]
+
+
+def test_code_that_is_not_there_any_more_is_named(lab: Lab, connection: Connection) -> None:
+    grid: Grid = lab.client()
+    answer = grid.request("pool", lambda: 1)
+    until(lambda: connection.call("LLEN", lab.keys.queue("pool")), "the call to be accepted")
+    connection.call("UNLINK", *connection.call("KEYS", lab.keys.prefix + "code:*"))
+    lab.workers(1)
+    with pytest.raises(CodeMismatch, match="not stored on this grid any more"):
+        answer.result(20)

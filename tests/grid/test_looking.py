@@ -1,0 +1,301 @@
+"""What one sees of a grid at work: status, top, the graph of calls, logs as they are written."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import re
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING, Any
+
+import grid_calls as calls
+import pytest
+from grid_lab import until
+from rich.console import Console
+
+from gridworker import Grid, node_id, request, requests
+from gridworker.status import Status
+from gridworker.top import headline, pool_rows, view, watch
+
+if TYPE_CHECKING:
+    from grid_lab import Lab
+
+
+def family(n: int) -> Any:
+    """Two generations: makes n calls, of which each makes one."""
+    return sum(requests([(parent, i) for i in range(n)]))
+
+
+def parent(i: int) -> Any:
+    return request(calls.inc, i)
+
+
+def fails_below() -> Any:
+    return request(calls.divide, 1, 0)
+
+
+# status and top
+
+
+def test_status_counts_what_the_nodes_have_done(lab: Lab) -> None:
+    lab.workers("solo")
+    grid = lab.client()
+    assert grid.request(calls.tree, 3, "a").result(20) == 16
+    with pytest.raises(ZeroDivisionError):
+        grid.request(calls.divide, 1, 0).result(20)
+    node = until(lambda: (node := grid.status().nodes["solo"])["executed"] == 17 and node, "the beat after the calls")
+    assert (node["failed"], node["asked"], node["local"], node["parked"]) == (1, 15, 15, 0)
+    assert node["busy"] > 0 and node["oldest"] == 0
+    status = grid.status()
+    assert status.local_share == 1.0
+    assert {key: status.pools["pool"][key] for key in ("nodes", "idle", "queued", "up", "executed", "failed", "parent")} == {
+        "nodes": 1, "idle": 1, "queued": 0, "up": 0, "executed": 17, "failed": 1, "parent": ""}
+    assert json.loads(json.dumps(status.as_dict()))["local_share"] == 1.0
+
+
+def test_the_oldest_call_is_that_which_runs_or_waits_longest(lab: Lab) -> None:
+    lab.workers("solo")
+    grid, path = lab.client(), lab.directory / "held"
+    held = grid.request(calls.parent_of_wait, str(path), 1)
+    status = until(lambda: (status := grid.status()).nodes["solo"]["oldest"] > 0.5 and status, "a beat that tells of it")
+    assert status.nodes["solo"]["parked"] == 1                  # the parent stands waiting, and began before its child
+    assert status.pools["pool"]["oldest"] >= status.nodes["solo"]["oldest"]
+    path.with_name("held.go").touch()
+    assert held.result(20) == 1
+    until(lambda: grid.status().pools["pool"]["oldest"] == 0, "nothing to be old any more")
+    grid.request("nobody", calls.inc, 1)
+    until(lambda: grid.status().pools.get("nobody", {"oldest": 1})["oldest"] >= 1, "the queue of a pool without nodes to age")
+
+
+def test_dead_nodes_leave_the_count(lab: Lab) -> None:
+    process = lab.workers("solo")
+    grid = lab.client()
+    grid.request(calls.inc, 1).result(20)
+    until(lambda: grid.status().nodes["solo"]["executed"] == 1, "a beat")
+    process.terminate()
+    process.wait(20)
+    with contextlib.closing(lab.connection()) as connection:
+        assert connection.call("HLEN", lab.keys.tallies) == 0
+    assert grid.status().executed == {"solo": 1}
+
+
+def _node(**numbers: Any) -> dict[str, Any]:
+    return {"pool": "pool", "kind": "worker", "host": "host", "pid": 1, "incarnation": "pool/a~0", "owned": 0, "queued": 0, "executed": 0,
+            "failed": 0, "asked": 0, "local": 0, "parked": 0, "busy": 0.0, "oldest": 0.0, "rate": 0.0, **numbers}
+
+
+def _pool(**numbers: Any) -> dict[str, Any]:
+    return {"queued": 0, "up": 0, "idle": 0, "nodes": 1, "parent": "", "oldest": 0.0, "executed": 0, "failed": 0, "asked": 0, "local": 0,
+            "parked": 0, "rate": 0.0, **numbers}
+
+
+BUSY = Status({"a": _node(owned=2, rate=1234.0, executed=50_000, failed=3, asked=100, local=90, oldest=75.0), "b": _node(host="other")},
+              {"a": 50_000},
+              {"pool": _pool(queued=7, up=2, rate=1234.0, asked=100, local=90, failed=3, oldest=75.0, nodes=2, parent="root"),
+               "root": _pool(nodes=0)})
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_top_fits_its_terminal_and_shows_what_matters(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(view(BUSY, "grid", width, 30))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    assert "2 nodes · 9 calls waiting · 1,234 calls/s · 50,000 executed · 3 failed · oldest 1:15 min · 90 % of calls' calls" in " ".join(
+        text.split())
+    assert re.search(r"^a\b.*1,234 +50,000 +3 +1:15 min", text, re.M)
+    assert ("parked" in text) == (width == 120)
+
+
+def test_linked_pools_stand_below_their_parents() -> None:
+    assert [row[0] for row in pool_rows(BUSY)] == ["root", "  pool"]
+
+
+def test_long_lists_of_nodes_are_cut_to_the_screen() -> None:
+    many = Status({f"w{i:03d}": _node(rate=float(i)) for i in range(100)}, {}, {"pool": _pool(nodes=100)})
+    console = Console(file=io.StringIO(), width=80)
+    console.print(view(many, "grid", 80, 24))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.index("w099") < text.index("w098") and "w001" not in text
+    assert len(text.splitlines()) <= 24 and "and 86 more" in text
+
+
+def test_a_notebook_shows_the_status_as_tables() -> None:
+    shown = BUSY._repr_html_()
+    assert shown.count("<table>") == 2 and "1,234 calls/s" in shown and headline(BUSY) in shown.replace("&#x27;", "'")
+
+
+def test_where_nobody_looks_on_top_writes_one_picture(grid: Grid) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    assert set(watch(grid, console=console).nodes) == set(grid.status().nodes)
+    assert "2 nodes" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_top_draws_again_and_again_in_a_terminal(grid: Grid) -> None:
+    console = Console(file=io.StringIO(), width=100, height=30, force_terminal=True, color_system=None)
+    watch(grid, every=0.01, rounds=3, console=console)
+    assert console.file.getvalue().count("Ctrl-C ends") >= 2  # type: ignore[attr-defined]
+
+
+def test_the_command_line_shows_the_grid(lab: Lab) -> None:
+    lab.workers("one,two")
+    ran = lab.run("--top")
+    assert ran.returncode == 0 and "2 nodes · 0 calls waiting" in ran.stderr
+    assert set(json.loads(ran.stdout)["result"]["nodes"]) == {"one", "two"}
+
+
+# the graph
+
+
+def test_a_traced_request_leaves_the_graph_of_its_calls(grid: Grid) -> None:
+    answer = grid.request(family, 3, trace=True)
+    assert answer.result(20) == 6
+    graph = grid.graph(answer)
+    assert graph.root.id == answer.calls[0] and graph.root.name == "family(3)"
+    assert sorted(call.name for call in graph.calls.values()) == sorted(
+        ["family(3)", *[f"parent({i})" for i in range(3)], *[f"inc({i})" for i in range(3)]])
+    for call in graph.calls.values():
+        assert 0 <= call.computed <= call.ended - call.begun + 0.001
+        for made, asked in call.calls:
+            assert call.begun - 0.001 <= asked <= graph.calls[made].begun + 0.001
+            assert graph.calls[made].ended <= call.ended + 0.001
+    assert set(graph.nodes) <= set(grid.status().nodes)
+    assert json.loads(json.dumps(graph.as_dict()))["root"] == graph.root.id
+
+
+def test_a_call_that_was_made_twice_stands_there_once(grid: Grid) -> None:
+    answer = grid.request(calls.fib, 12, trace=True)
+    assert answer.result(20) == 144
+    graph = grid.graph(answer)
+    assert len(graph.calls) == 13 and not graph.kept
+    again = grid.request(calls.fib, 13, trace=True)
+    assert again.result(20) == 233
+    assert len(grid.graph(again).calls) == 14           # those of before are still on record
+
+
+def test_calls_of_coroutines_are_in_the_graph(grid: Grid) -> None:
+    answer = grid.request(calls.aio_sum, 3, trace=True)
+    assert answer.result(20) == 7
+    names = sorted(call.name for call in grid.graph(answer).calls.values())
+    assert names == ["aio_inc(0)", "aio_inc(1)", "aio_inc(2)", "aio_sum(3)", "inc(0)"]
+
+
+def test_failures_stand_in_the_graph(grid: Grid) -> None:
+    answer = grid.request(fails_below, trace=True)
+    with pytest.raises(ZeroDivisionError):
+        answer.result(20)
+    graph = grid.graph(answer)
+    assert [call.error for call in graph.calls.values()] == ["ZeroDivisionError: division by zero"] * 2
+    assert 'fill="#b00"' in graph.svg()
+
+
+def test_what_was_not_traced_has_no_graph(grid: Grid) -> None:
+    answer = grid.request(calls.inc, 1)
+    answer.result(20)
+    with pytest.raises(LookupError, match="not requested with trace=True"):
+        grid.graph(answer)
+
+
+def test_results_that_were_there_already_are_marked(grid: Grid) -> None:
+    grid.request(calls.inc, 0).result(20)
+    answer = grid.request(parent, 0, trace=True)
+    assert answer.result(20) == 1
+    graph = grid.graph(answer)
+    assert len(graph.calls) == 1 and len(graph.kept) == 1
+
+
+def test_a_grid_can_trace_everything(lab: Lab) -> None:
+    lab.workers(1)
+    grid = lab.client(trace=True)
+    answer = grid.requests([(calls.ratio, 5)])
+    answer.result(20)
+    assert [call.name for call in grid.graph(answer.calls[0]).calls.values()] == ["ratio(5)", "divide(5, 4)"]
+
+
+def test_the_picture_is_well_formed_and_has_a_row_for_each_call(grid: Grid) -> None:
+    answer = grid.request(family, 4, trace=True)
+    answer.result(20)
+    graph = grid.graph(answer)
+    root = ET.fromstring(graph._repr_svg_())
+    titles = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == 9 and titles[0].startswith("family(4) on ")
+    assert [title.split("(")[0] for title in titles[1:3]] == ["parent", "inc"]          # a call stands below the one that made it
+    assert "and 6 more" in graph.svg(most=3)
+    dot = graph.dot()
+    assert dot.startswith("digraph") and dot.count(" -> ") == 8
+    assert repr(graph).startswith("<Graph of family(4): 9 calls on ")
+
+
+# logs
+
+
+def log_here(text: str) -> str:
+    import logging
+
+    logging.getLogger("mine").info("it says %s", text)
+    return node_id()
+
+
+async def log_there(text: str) -> str:
+    import logging
+
+    logging.getLogger("mine").warning("coroutine says %s", text)
+    return node_id()
+
+
+def test_what_functions_log_arrives_with_node_and_call(grid: Grid) -> None:
+    answer = grid.request(log_here, "hello")
+    node = answer.result(20)
+    entry = until(lambda: [entry for entry in grid.logs() if entry.text == "it says hello"], "the entry")[0]
+    assert (entry.node, entry.call, entry.logger, entry.level) == (node, answer.calls[0], "mine", "info")
+    answer = grid.request(log_there, "hello")
+    node = answer.result(20)
+    entry = until(lambda: [entry for entry in grid.logs("warning") if "coroutine" in entry.text], "the entry")[0]
+    assert (entry.node, entry.call) == (node, answer.calls[0])
+    assert not grid.logs("error") and not grid.logs(node="nobody")
+
+
+def test_a_node_can_be_told_to_log_nothing(lab: Lab) -> None:
+    lab.start("--worker", "1", "--logs", "off")
+    grid = lab.client()
+    grid.request(log_here, "quiet").result(20)
+    grid.request(calls.inc, 1).result(20)
+    assert not [entry for entry in grid.logs() if "quiet" in entry.text]
+    assert lab.run("--worker", "1", "--logs", "loud").returncode == 2
+
+
+def test_following_gives_what_was_and_then_what_comes(grid: Grid) -> None:
+    grid.request(log_here, "first").result(20)
+    until(lambda: [entry for entry in grid.logs() if "first" in entry.text], "the first entry")
+    following = grid.logs(follow=True)
+    texts = (entry.text for entry in following if entry.logger == "mine")
+    assert next(texts) == "it says first"
+    for number in range(3):
+        grid.request(log_here, str(number))
+    assert sorted(next(texts) for _ in range(3)) == ["it says 0", "it says 1", "it says 2"]
+    following.close()
+    assert list(following) == []
+
+
+async def test_following_in_a_coroutine_of_one_node_and_level(lab: Lab) -> None:
+    lab.workers("left")
+    grid = lab.client()
+    following = grid.logs("warning", "left", follow=True)
+
+    async def first() -> Any:
+        return await anext(following)
+
+    waiting = asyncio.ensure_future(first())
+    await grid.request(log_here, "too low")
+    await grid.request(log_there, "heard")
+    assert (await asyncio.wait_for(waiting, 20)).text == "coroutine says heard"
+    following.close()
+
+
+def test_following_ends_with_its_grid(lab: Lab) -> None:
+    grid = lab.client()
+    following = grid.logs(follow=True)
+    grid.close()
+    assert list(following) == []

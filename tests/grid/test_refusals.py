@@ -1,0 +1,106 @@
+"""Calls that cannot be run end in an error that says why, and the worker lives on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grid_calls as calls
+import pytest
+import versioned
+from grid_lab import Lab
+
+from gridworker import CodeMismatch, CycleFound, NotSerializable, TooBig, TooDeep, serialize
+from gridworker.messages import CHAIN_MOST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gridworker import Grid
+
+
+@pytest.fixture
+def living(lab: Lab) -> Iterator[Grid]:
+    """A grid whose one worker must be the same process afterwards."""
+    lab.workers("ann", environment={"GRIDWORKER_DEPTH_MOST": "60", "GRIDWORKER_PAYLOAD_MOST": "100000"})
+    grid = lab.client()
+    before = grid.status().nodes["ann"]["pid"]
+    yield grid
+    assert grid.request("pool", calls.inc, 1).result(20) == 2
+    assert grid.status().nodes["ann"]["pid"] == before
+
+
+def test_recursion_without_end_is_stopped(living: Grid) -> None:
+    with pytest.raises(TooDeep, match=r"at the end of 60 calls of calls: is this recursion without end\?") as caught:
+        living.request("pool", calls.endless, 0).result(20)
+    chain: Any = caught.value.chain  # type: ignore[attr-defined]
+    assert len(chain) == CHAIN_MOST
+    assert chain[0] == "endless(0)"
+    assert chain[-1] == "endless(60)"
+
+
+def test_a_result_that_is_too_big_is_refused_where_it_was_made(living: Grid) -> None:
+    with pytest.raises(TooBig, match="a grid carries 100,000"):
+        living.request("pool", calls.big, 200_000).result(20)
+    assert len(living.request("pool", calls.big, 50_000).result(20)) == 50_000
+
+
+def test_arguments_that_are_too_big_for_the_worker_are_refused(living: Grid) -> None:
+    with pytest.raises(TooBig):
+        living.request("pool", calls.length, b"x" * 200_000).result(20)
+
+
+def test_a_result_that_cannot_travel_is_refused(living: Grid) -> None:
+    with pytest.raises(NotSerializable, match="the result of unpicklable cannot be pickled"):
+        living.request("pool", calls.unpicklable).result(20)
+
+
+def test_arguments_that_cannot_be_read_there_are_named(living: Grid) -> None:
+    with pytest.raises(NotSerializable, match=r"the arguments of length cannot be read on this worker: RuntimeError: not here"):
+        living.request("pool", calls.length, calls.Unreadable()).result(20)
+
+
+def test_a_cycle_is_shown(living: Grid) -> None:
+    with pytest.raises(CycleFound, match=r"would wait for itself, through 3 call\(s\)") as caught:
+        living.request("pool", calls.cycle, 0).result(20)
+    assert "called by cycle(" in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [calls.inc, lambda x: x + 1])
+def test_another_python_is_named_before_anything_of_it_is_run(living: Grid, monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
+    monkeypatch.setattr(serialize, "PYTHON", "3.99")
+    with pytest.raises(CodeMismatch, match=r"comes from Python 3.99, and this worker runs Python 3.\d+"):
+        living.request("pool", function, 1).result(20)
+    monkeypatch.undo()
+    living._functions._references.clear()                 # what was made under the false name
+
+
+@pytest.mark.parametrize("function", [calls.names_a_package, lambda: versioned.VALUE])
+def test_another_version_of_a_package_is_named(living: Grid, monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
+    assert living.request("pool", function).result(20) == versioned.VALUE
+    monkeypatch.setattr(versioned, "__version__", "3.1.4")
+    living._functions._references.clear()
+    with pytest.raises(CodeMismatch, match=r"comes from versioned 3\.1, and this worker has 2\.7: install the same version"):
+        living.request("pool", function).result(20)
+
+
+def test_a_grid_of_another_version_is_named_when_connecting(lab: Lab) -> None:
+    connection = lab.connection()
+    connection.call("HSET", lab.keys.nodes, "pool/ann~00000000", '{"name": "ann", "version": "0.0.1"}')
+    connection.close()
+    with pytest.raises(CodeMismatch, match=r"the node ann runs gridworker 0\.0\.1, and this client"):
+        lab.client().__enter__()
+
+
+def test_what_a_client_cannot_import_on_the_worker_is_named(living: Grid, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "known_to_the_client.py").write_text("def f(x):\n    return x\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import known_to_the_client  # type: ignore[import-not-found]
+
+    with pytest.raises(CodeMismatch, match="the worker cannot import known_to_the_client"):
+        living.request("pool", known_to_the_client.f, 1).result(20)
+
+
+def test_nodes_tell_their_versions(living: Grid) -> None:
+    node = living.status().nodes["ann"]
+    assert node["python"] == serialize.PYTHON
+    assert node["version"]

@@ -1,0 +1,265 @@
+"""What each script does when it is run again, as its header says; on a server, with nodes and clients that are only names."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import gridworker
+from gridworker.messages import ID, item
+from gridworker.node import Node, reap
+from gridworker.store import GONE, Connection, Script
+from gridworker.waits import Wait
+
+if TYPE_CHECKING:
+    from grid_lab import Lab
+
+SCRIPTS = Path(gridworker.__file__).parent / "scripts"
+A, B, C = "a" * 32, "b" * 32, "c" * 32
+
+
+def wire(call: str, token: str = "f" * 8) -> bytes:
+    return item(call, token, "m:f@", b"args")
+
+
+class Bench:
+    """Scripts by name, with the arguments that matter in a test."""
+
+    def __init__(self, lab: Lab, connection: Connection) -> None:
+        self.keys, self.connection = lab.keys, connection
+        self.node = Node(lab.keys, "pool", "ann", kind="worker", supervisor="s1")
+        self.other = Node(lab.keys, "pool", "bob", kind="worker", supervisor="s1")
+        for node in (self.node, self.other):
+            node.register(connection, Script("register"))
+
+    def submit(self, *calls: str, client: str = "c.1", again: bool = False, pool: str = "pool") -> int:
+        arguments: list[Any] = [self.keys.prefix, client, "1" if again else ""]
+        for call in calls:
+            arguments += (pool, wire(call))
+        new: int = self.connection.run(Script("submit"), (self.keys.nodes,), arguments)
+        return new
+
+    def step(self, node: Node | None = None, *, want: int = 0, done: tuple[tuple[str, str, bytes], ...] = (), back: tuple[bytes, ...] = (),
+             asks: tuple[tuple[str, str, bytes], ...] = (), idle: bool = False, capped: bool = False, again: bool = False,
+             token: str = "") -> Any:
+        node, keys = node or self.node, self.keys
+        name, pool = node.incarnation, node.pool
+        fixed = (keys.nodes, keys.owned(name), keys.mine(name), keys.inbox(name), keys.up(pool), keys.queue(pool), keys.busy(pool),
+                 keys.volunteers(pool), keys.helpers(pool), keys.executed)
+        arguments = [keys.prefix, name, pool, node.name, 60000, 60000, want, token, "idle" if idle else "", "1" if capped else "",
+                     "1" if again else "", len(done), len(back), len(done)]
+        told = [word for completion in done for word in completion] + [*back] + [word for ask in asks for word in ask]
+        return self.connection.run(Script("step"), fixed, arguments + told)
+
+    def inbox(self, who: str = "c.1") -> list[bytes]:
+        """What lies in an inbox; empties it."""
+        messages: list[bytes] = self.connection.call("LPOP", self.keys.inbox(who), 1000) or []
+        return messages
+
+    def reap(self, node: Node, tries: int = 5, dead: bool = True) -> tuple[int, int]:
+        return reap(self.connection, Script("reap"), self.keys, node.incarnation, dead=dead, tries=tries, why=b"lost")
+
+    def state(self, call: str) -> bytes:
+        return self.connection.call("GET", self.keys.call(call)) or b""
+
+    def owned(self, node: Node) -> set[str]:
+        return {call.decode() for call in self.connection.call("HKEYS", self.keys.owned(node.incarnation))}
+
+    def length(self, key: str) -> int:
+        count: int = self.connection.call("LLEN", key)
+        return count
+
+
+@pytest.fixture
+def bench(lab: Lab) -> Iterator[Bench]:
+    connection = lab.connection()
+    yield Bench(lab, connection)
+    connection.close()
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.lua")), ids=lambda path: path.stem)
+def test_every_script_says_what_it_does_and_what_repeating_it_does(path: Path) -> None:
+    if path.stem != "common":
+        text = [line for line in path.read_text().splitlines() if not line.startswith("#!")]
+        header = itertools.takewhile(lambda line: line.startswith("--"), text)
+        words = [line.split()[1] for line in header if line[3] != " "]
+        assert words == ["purpose", "keys", "arguments", "reply", "repeated"]
+
+
+def test_submitting_twice_queues_once(bench: Bench) -> None:
+    assert bench.submit(A, B) == 2
+    assert bench.submit(A, B) == 0
+    assert bench.length(bench.keys.queue("pool")) == 2
+    assert bench.state(A) == b"P<c.1,>"
+    assert bench.submit(A, client="c.2") == 0
+    assert bench.state(A) == b"P<c.1,><c.2,>"
+
+
+def test_a_volunteer_is_handed_the_call_and_volunteers_no_more(bench: Bench) -> None:
+    assert bench.step(idle=True, want=1) == [[], []]
+    assert bench.submit(A, B) == 2
+    assert bench.inbox(bench.node.incarnation) == [b"W" + wire(A)]
+    assert bench.owned(bench.node) == {A}
+    assert bench.length(bench.keys.queue("pool")) == 1
+    assert bench.connection.call("SCARD", bench.keys.volunteers("pool")) == 0
+
+
+def test_a_completion_answers_every_asker_once(bench: Bench) -> None:
+    bench.submit(A)
+    bench.submit(A, client="c.2")
+    assert bench.step(want=1) == [[], [wire(A)]]
+    for _ in range(2):
+        bench.step(done=(("R", A, b"five"),))
+    assert bench.inbox("c.1") == bench.inbox("c.2") == [b"R" + A.encode() + b"five"]
+    assert bench.owned(bench.node) == set()
+    assert bench.submit(A, client="c.3") == 0                     # kept: answered at once
+    assert bench.inbox("c.3") == [b"R" + A.encode() + b"five"]
+
+
+def test_a_late_failure_of_a_former_owner_does_not_count_but_a_late_success_does(bench: Bench) -> None:
+    bench.submit(A)
+    bench.step(want=1)
+    assert bench.reap(bench.node) == (1, 0)
+    [[], [requeued]] = bench.step(bench.other, want=1)
+    assert requeued[:ID] == A.encode()
+    assert bench.step(done=(("E", A, b"why"),)) == GONE
+    assert bench.inbox() == []
+    assert bench.step(done=(("R", A, b"late"),)) == GONE
+    assert bench.inbox() == [b"R" + A.encode() + b"late"]
+    bench.step(bench.other, done=(("E", A, b"why"),))             # and the present owner's failure comes too late
+    assert bench.inbox() == []
+    assert bench.state(A) == b"Rlate"
+
+
+def test_a_failure_is_kept_only_for_those_who_ask_again(bench: Bench) -> None:
+    bench.submit(A)
+    bench.step(want=1)
+    for _ in range(2):
+        bench.step(done=(("E", A, b"why"),))
+    assert bench.inbox() == [b"E" + A.encode() + b"why"]
+    assert bench.submit(A, again=True) == 0
+    assert bench.inbox() == [b"E" + A.encode() + b"why"]
+    assert bench.submit(A) == 1                                   # a new request is a new attempt
+
+
+def test_asking_twice_for_a_parent_changes_nothing(bench: Bench) -> None:
+    bench.submit(A)
+    bench.step(want=1)
+    for _ in range(2):
+        bench.step(asks=(("", A, wire(B)),), again=True)
+    assert bench.state(B) == f"P<{bench.node.incarnation},{A}>".encode()
+    assert bench.length(bench.keys.mine(bench.node.incarnation)) == 1
+
+
+def test_the_own_queue_is_taken_newest_first_and_robbed_of_the_oldest(bench: Bench) -> None:
+    calls = [f"{n:032x}" for n in range(6)]
+    bench.step(asks=tuple(("", A, wire(call)) for call in calls))
+    assert bench.step(want=1)[1] == [wire(calls[5])]
+    assert bench.step(bench.other, want=1)[1] == [wire(calls[0])]
+    assert bench.step(bench.other, want=9, token="f" * 8)[1] == [wire(calls[1]), wire(calls[2])]     # at most half
+    assert bench.step(want=9, token="f" * 8)[1] == [wire(calls[4]), wire(calls[3])]
+
+
+def test_only_calls_of_the_function_that_is_wanted_come_in_numbers(bench: Bench) -> None:
+    for n, token in enumerate(("1" * 8, "1" * 8, "2" * 8, "1" * 8)):
+        bench.connection.call("RPUSH", bench.keys.queue("pool"), wire(f"{n:032x}", token))
+    assert len(bench.step(want=9, token="1" * 8)[1]) == 2
+    assert len(bench.step(want=9, token="1" * 8)[1]) == 1
+    assert len(bench.step(want=9, token="1" * 8)[1]) == 1
+
+
+def test_help_that_is_free_gets_the_oldest_and_the_newest_stays(bench: Bench) -> None:
+    bench.step(bench.other, want=1, idle=True)
+    assert bench.step(want=1, asks=(("", A, wire(B)), ("", A, wire(C))))[1] == [wire(C)]
+    assert bench.inbox(bench.other.incarnation) == [b"W" + wire(B)]
+
+
+def test_a_node_at_its_cap_takes_calls_of_calls_only(bench: Bench) -> None:
+    bench.submit(A)
+    assert bench.step(want=1, capped=True, idle=True) == [[], []]
+    assert bench.submit(B) == 1
+    assert bench.inbox(bench.node.incarnation) == []
+    bench.step(bench.other, asks=(("pool", A, wire(C)),))
+    assert bench.inbox(bench.node.incarnation) == [b"W" + wire(C)]
+
+
+def test_what_is_given_back_can_be_taken_by_others(bench: Bench) -> None:
+    bench.submit(A)
+    [[], [got]] = bench.step(want=1)
+    for _ in range(2):
+        bench.step(back=(got,))
+        assert bench.owned(bench.node) == set()
+        assert bench.length(bench.keys.mine(bench.node.incarnation)) == 1
+    assert bench.step(bench.other, want=1)[1] == [got]
+
+
+def test_reaping_counts_a_try_and_repeating_it_finds_nothing(bench: Bench) -> None:
+    bench.submit(A)
+    bench.step(want=1, asks=(("", A, wire(B)),))
+    bench.step(want=1)
+    assert bench.reap(bench.node) == (2, 0)
+    assert bench.reap(bench.node) == (-1, 0)
+    tries = sorted(bytes(part)[ID + 8:ID + 9] for part in bench.connection.call("LRANGE", bench.keys.up("pool"), 0, -1))
+    assert tries == [b"1", b"1"]
+    assert bench.connection.call("EXISTS", bench.keys.owned(bench.node.incarnation), bench.keys.mine(bench.node.incarnation)) == 0
+
+
+def test_leaving_costs_no_try_and_the_last_try_is_the_end(bench: Bench) -> None:
+    bench.submit(A)
+    bench.step(want=1)
+    assert bench.reap(bench.node, dead=False) == (1, 0)
+    assert bench.step(bench.other, want=1)[1] == [wire(A)]
+    assert bench.reap(bench.other, tries=1) == (0, 1)
+    assert bench.inbox() == [b"E" + A.encode() + b"lost"]
+
+
+def test_a_finished_call_of_a_dead_node_is_not_run_again(bench: Bench) -> None:
+    bench.submit(A)
+    bench.step(want=1)
+    bench.connection.call("SET", bench.keys.call(A), "Rdone")
+    assert bench.reap(bench.node) == (0, 0)
+
+
+def test_hoisting_moves_the_older_half_and_then_half_of_the_rest(bench: Bench) -> None:
+    calls = [f"{n:032x}" for n in range(8)]
+    bench.step(asks=tuple(("", A, wire(call)) for call in calls))
+
+    def hoist() -> Any:
+        return bench.connection.run(Script("hoist"), (bench.keys.nodes, bench.keys.busy("pool")), [bench.keys.prefix, "pool", 100])
+
+    assert [hoist(), hoist(), hoist(), hoist()] == [4, 2, 1, 0]
+    up = bench.connection.call("LRANGE", bench.keys.up("pool"), 0, -1)
+    assert up == [wire(call) for call in calls[:7]]
+
+
+def test_resync_only_reads(bench: Bench) -> None:
+    bench.submit(A)
+    bench.step(want=1)
+    fixed = (bench.keys.nodes, bench.keys.owned(bench.node.incarnation))
+    for _ in range(2):
+        assert bench.connection.run(Script("resync"), fixed, [bench.keys.prefix, bench.node.incarnation]) == [wire(A)]
+    bench.reap(bench.node)
+    assert bench.connection.run(Script("resync"), fixed, [bench.keys.prefix, bench.node.incarnation]) == GONE
+
+
+def test_a_cycle_is_told_with_its_way(bench: Bench) -> None:
+    bench.submit(A)
+    bench.step(asks=(("", A, wire(B)), ("", B, wire(C))))
+    messages, _ = bench.step(asks=(("", C, wire(A)),))
+    assert messages == [b"C" + A.encode() + ",".join([A, B, C]).encode()]
+    wait = Wait([A], True, lambda wait: None)
+    wait.arrive(A, messages[0])
+    assert wait.over
+
+
+def test_nothing_is_sent_to_nodes_that_are_gone(bench: Bench) -> None:
+    bench.submit(A)
+    bench.step(want=1, asks=(("", A, wire(B)),))
+    bench.reap(bench.node)
+    bench.step(bench.other, want=9, token="f" * 8)
+    bench.step(bench.other, done=(("R", B, b"b"),))
+    assert bench.connection.call("EXISTS", bench.keys.inbox(bench.node.incarnation)) == 0

@@ -1,0 +1,24 @@
+"""The public API's types are what users' editors complete by."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_mypy_infers_what_the_api_promises_and_finds_what_is_wrong(tmp_path: Path) -> None:
+    checked = subprocess.run([sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", f"--cache-dir={tmp_path}",
+                              str(Path(__file__).with_name("typing_api.py"))],
+                             cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    import gridworker
+
+    for name in gridworker.__all__:
+        assert getattr(gridworker, name).__doc__, name
+        assert name in dir(gridworker)

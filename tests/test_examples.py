@@ -1,0 +1,86 @@
+"""Each example runs as its reader would run it: as a process of its own, and it leaves nothing behind."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fleetctl import local
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+SAYS = {  # what must stand in the output, in this order
+    "as_they_arrive": [
+        r"[456] are up, enough to begin",
+        *[r"up: i-\w+ 127\."] * 6,
+        r"all are there: <machines: 6 up, 0 failed",
+        r"all seen gone",
+    ],
+    "failing_command": [
+        r"exit code: 1",
+        r"preparing",
+        r"cat: no-such-file: No such file",
+        r"known after \d\.\d s of 600 s",
+        r"all seen gone",
+    ],
+    "grid": [
+        r"fib\(20\) = 6765 by 21 calls",
+        r"inverses: \[1\.0, 0\.5, 0\.25\]",
+        r"inverse\(0\) raised ZeroDivisionError",
+        r"called by inverses\(\[1, 0\]\)",
+        r"all seen gone",
+    ],
+    "script": [*[r"i-\w+ ready 127\.\S+ \$0\.\d{4} an hour"] * 3, r"all seen gone", r"instance +i-\w+ .* terminated"],
+    "two_launches": [
+        r"up: t3\.micro at .*, m3\.medium at ",
+        r"together \$0\.\d{4} an hour",
+        r"all seen gone",
+        r"still <launch \w+ up: 1/1 × m3.medium up",
+        r"all seen gone",
+    ],
+}
+
+pytestmark = pytest.mark.cloud
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """State of the examples' own; their local cloud ends with the tests."""
+    home = tmp_path_factory.mktemp("examples")
+    yield home
+    local.down(home / "local", force=True)
+
+
+def test_every_example_is_known_here():
+    of_the_grid = {path.stem for path in EXAMPLES.glob("grid_*.py")}  # need no machines; tests/grid runs them
+    assert sorted(SAYS) == sorted({path.stem for path in EXAMPLES.glob("*.py")} - of_the_grid)
+
+
+@pytest.mark.parametrize("name", sorted(SAYS))
+def test_an_example_does_what_it_says(name, home):
+    ran = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py"],
+        env={**os.environ, "FLEETCTL_HOME": str(home), "PYTHONWARNINGS": "error::ResourceWarning"},
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    at = 0
+    for pattern in SAYS[name]:
+        found = re.compile(pattern).search(ran.stdout, at)
+        assert found, f"{pattern!r} is not there, or not after what comes before it:\n{ran.stdout}"
+        at = found.end()
+    assert local.status(home / "local").inventory()["instances"] == []
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_short_and_says_how_it_is_run(path):
+    lines = path.read_text().splitlines()
+    assert 20 <= len(lines) <= 60
+    assert f"    python examples/{path.name}" in lines

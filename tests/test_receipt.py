@@ -1,0 +1,46 @@
+"""A receipt says what was found, and admits what it did not see gone."""
+
+from fleetctl.cost import total, usage
+from fleetctl.errors import StillBilling
+from fleetctl.receipt import Line, Receipt
+
+GONE = Line("instance", "i-1", "us-east-1", "terminated", "terminated", gone=1_000_000.0, cost=0.5)
+THERE = Line("instance", "i-2", "us-east-1", "not terminated", "OperationNotPermitted")
+
+
+def test_a_receipt_with_everything_gone_says_so():
+    receipt = Receipt((GONE,))
+    assert receipt.remaining == ()
+    assert "all seen gone" in receipt.headline()
+    assert "$0.5" in repr(receipt)
+
+
+def test_what_was_not_seen_gone_remains_and_is_named_by_the_error():
+    receipt = Receipt((GONE, THERE))
+    assert receipt.remaining == (THERE,)
+    error = StillBilling(receipt)
+    assert "i-2" in str(error)
+    assert "i-1" not in str(error)
+    assert "NOT SEEN" in repr(receipt)
+
+
+def test_many_equal_lines_fold_into_one_row_that_counts_them():
+    receipt = Receipt(tuple(Line("instance", f"i-{n}", "r", "terminated", "terminated", 5.0, 0.01) for n in range(100)))
+    assert "100 × i-0 …" in repr(receipt)
+    assert receipt._repr_html_().count("<tr>") == 2
+    assert len(receipt.as_dict()["found"]) == 100
+
+
+def test_html_of_a_receipt_escapes_what_came_from_outside():
+    assert "<script>" not in Receipt((Line("x", "<script>", "r"),))._repr_html_()
+
+
+def test_a_minute_is_billed_for_a_second():
+    assert usage(1, 3600) == 60
+    assert usage(7200, 1.5) == 3.0
+
+
+def test_costs_count_the_living_by_the_hour_and_everything_so_far():
+    cost = total([(0, None, 1.0), (0, 1800, 2.0)], now=3600)
+    assert (cost.per_hour, cost.so_far, cost.machines) == (1.0, 2.0, 1)
+    assert "volumes" in repr(cost)
