@@ -1,7 +1,8 @@
 """An AWS in memory, whose machines report as soon as they run: for tests that stop, delay or refuse single calls.
 
-It speaks only the operations that a session uses, with AWS's parameters and answers. The real protocol is met by the tests on the local
-cloud. `calls` records every call; `before` and `after` are awaited around each, and may wait or raise. All on one event loop.
+It speaks only the operations that a session uses, with AWS's parameters and answers; those of EC2 are in `fake_ec2`. The real protocol
+is met by the tests on the local cloud. `calls` records every call; `before` and `after` are awaited around each, and may wait or raise.
+All on one event loop.
 """
 
 import asyncio
@@ -12,7 +13,9 @@ from collections import Counter
 from datetime import UTC, datetime
 from uuid import UUID
 
-from fleetctl.errors import AwsError, NotFound
+from fake_ec2 import FakeEc2, refusal
+
+from fleetctl.errors import NotFound
 from fleetctl.messages import Phase, Report
 from fleetctl.profiles import Profile
 
@@ -20,15 +23,11 @@ REQUEST = {"SpotPrice": "0.01", "LaunchSpecification": {"ImageId": "ami-01234567
 READS = ("describe_", "get_", "receive_", "publish", "delete_message")
 
 
-def refusal(kind, service, operation, code):
-    return kind(f"{service} {operation} was refused with {code}", service=service, operation=operation, code=code)
-
-
 async def nothing(service, operation, parameters):
     """The hook that does nothing."""
 
 
-class FakeAws:
+class FakeAws(FakeEc2):
     """`fill`, `boot` and `end` are seconds until a request has its instance, an instance reports, a terminated one is gone; `boot` may be
     a function of the machine's number. Ids in `protected` may not be terminated. `phase` is what machines report, None for silence.
     """
@@ -40,6 +39,7 @@ class FakeAws:
         self.before = self.after = nothing
         self.calls, self.parameters = [], []
         self.requests, self.instances, self.tokens, self.tags = {}, {}, {}, {}
+        self.volumes, self.fleets, self.templates = {}, {}, {}
         self.topics, self.queues, self.subscriptions, self.stored = set(), {}, {}, {}
         self.protected, self.hidden = set(), set()  # hidden: requests whose instance listings do not show yet
         self._numbers = itertools.count(1)
@@ -65,7 +65,8 @@ class FakeAws:
 
     def ec2_calls(self):
         """How often each EC2 operation was called."""
-        spoken = ("describe_", "request_", "cancel_", "terminate_", "create_tags")
+        spoken = ("describe_", "request_spot", "run_", "cancel_", "terminate_", "create_tags", "create_fleet", "create_launch",
+                  "delete_launch", "delete_fleets", "delete_volume")
         return Counter(name for name in self.calls if name.startswith(spoken))
 
     def alive(self):
@@ -75,27 +76,9 @@ class FakeAws:
 
     def left(self):
         """Everything that a teardown has to end."""
-        return self.alive() | self.topics | {*self.queues} | {*self.subscriptions} | {*self.stored}
-
-    # --- EC2 ------------------------------------------------------------------------------------------------------------------------
-
-    def _request_spot_instances(self, p):
-        if p["ClientToken"] not in self.tokens:
-            numbers = [next(self._numbers) for _ in range(p["InstanceCount"])]
-            self.tokens[p["ClientToken"]] = keys = [f"sir-{number:08x}" for number in numbers]
-            for key, number in zip(keys, numbers, strict=True):
-                self.tags[key] = list(p["TagSpecifications"][0]["Tags"])
-                self.requests[key] = {"SpotInstanceRequestId": key, "State": "open", "Status": {"Code": "pending-evaluation"}}
-                self._later(self.fill, self._fulfil, key, number, p["ClientToken"])
-        return {"SpotInstanceRequests": [dict(self.requests[key]) for key in self.tokens[p["ClientToken"]]]}
-
-    def _fulfil(self, key, number, launch):
-        request = self.requests[key]
-        if request["State"] == "open":
-            instance = request["InstanceId"] = f"i-{number:08x}"
-            request |= {"State": "active", "Status": {"Code": "fulfilled"}}
-            self.instances[instance] = {"InstanceId": instance, "LaunchTime": datetime.now(UTC), "InstanceType": "t3.micro", "request": key}
-            self._later(self.boot(number), self.report, instance, launch)
+        fleets = {key for key, one in self.fleets.items() if one["FleetState"] == "active"}
+        made = fleets | {*self.volumes} | {*self.templates}
+        return self.alive() | made | self.topics | {*self.queues} | {*self.subscriptions} | {*self.stored}
 
     def report(self, instance, launch):
         """The machine speaks to every topic, if it still runs."""
@@ -104,54 +87,16 @@ class FakeAws:
             said = Report(UUID(launch), instance, self.phase, seq=1, ip="10.0.0.1", exit_code=code, tail="no\n" if code else "")
             self._publish({"Message": said.encode()})
 
-    def _describe_spot_instance_requests(self, p):
-        [value] = p["Filters"][0]["Values"]
-        tag = p["Filters"][0]["Name"].removeprefix("tag:")
-        found = [key for key in self.requests if {"Key": tag, "Value": value} in self.tags[key]]
-        rows = [{**self.requests[key], "Tags": self.tags[key]} for key in found]
-        for row in rows:
-            if row["SpotInstanceRequestId"] in self.hidden:
-                row.pop("InstanceId", None)
-        return {"SpotInstanceRequests": rows}
+    # --- the clock: the running loop's ----------------------------------------------------------------------------------------------
 
-    def _cancel_spot_instance_requests(self, p):
-        for key in p["SpotInstanceRequestIds"]:
-            if key not in self.requests:
-                raise refusal(NotFound, "ec2", "cancel_spot_instance_requests", "InvalidSpotInstanceRequestID.NotFound")
-        for key in p["SpotInstanceRequestIds"]:
-            one = self.requests[key]
-            if one["State"] in ("open", "active"):
-                code = "request-canceled-and-instance-running" if "InstanceId" in one else "canceled-before-fulfillment"
-                one |= {"State": "cancelled", "Status": {"Code": code}}
+    def time(self):
+        return asyncio.get_running_loop().time()
 
-    def _describe_instances(self, p):
-        [wanted] = [one["Values"] for one in p["Filters"]]
-        found = [self.instances[key] for key in wanted if key in self.instances]
-        return {"Reservations": [{"Instances": [{**one, "State": {"Name": self._state(one)}} for one in found]}]}
+    def utc(self):
+        return datetime.now(UTC)
 
-    def _state(self, one):
-        if "ended" not in one:
-            return "running"
-        return "terminated" if asyncio.get_running_loop().time() >= one["ended"] + self.end else "shutting-down"
-
-    def _terminate_instances(self, p):
-        for key in p["InstanceIds"]:
-            if key not in self.instances:
-                raise refusal(NotFound, "ec2", "terminate_instances", "InvalidInstanceID.NotFound")
-            if key in self.protected:
-                raise refusal(AwsError, "ec2", "terminate_instances", "OperationNotPermitted")
-        for key in p["InstanceIds"]:
-            one = self.instances[key]
-            one.setdefault("ended", asyncio.get_running_loop().time())
-            self.requests[one["request"]]["Status"] = {"Code": "instance-terminated-by-user"}
-
-    def _create_tags(self, p):
-        for key in p["Resources"]:
-            self.tags.setdefault(key, []).extend(p["Tags"])
-
-    def _describe_spot_price_history(self, p):
-        return {"SpotPriceHistory": [{"InstanceType": kind, "AvailabilityZone": "us-east-1a", "SpotPrice": "0.0031"}
-                                     for kind in p["InstanceTypes"]]}
+    def _later(self, seconds, do, *arguments):
+        asyncio.get_running_loop().call_later(seconds, do, *arguments)
 
     # --- the channel ------------------------------------------------------------------------------------------------------------------
 
@@ -228,10 +173,6 @@ class FakeAws:
         if key not in table:
             raise refusal(NotFound, "any", "any", "NotFoundException")
         return table[key] if isinstance(table, dict) else None
-
-    @staticmethod
-    def _later(seconds, do, *arguments):
-        asyncio.get_running_loop().call_later(seconds, do, *arguments)
 
 
 class FakeProfile(Profile):
