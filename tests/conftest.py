@@ -1,11 +1,15 @@
 """What all tests share."""
 
+import os
 import signal
 
 from hypothesis import settings
 
-settings.register_profile("no deadline", deadline=None)  # a test that fails because the machine was busy says nothing
-settings.load_profile("no deadline")
+# without a deadline, since a test that fails because the machine was busy says nothing; and always the same examples, so that a run tells
+# of the change and not of luck. HYPOTHESIS_PROFILE=explore looks for new ones
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # who runs under nohup ignores hangups, who runs in a shell's background ignores interrupts, and both pass that on to their children
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
