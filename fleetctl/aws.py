@@ -70,7 +70,7 @@ CODES: dict[str, tuple[type[AwsError], str]] = {
 
 
 # how the services say that the thing is not there
-ABSENT = (".NotFound", "NotFoundException", "NonExistentQueue", "QueueDoesNotExist", "ParameterNotFound")
+ABSENT = (".NotFound", "NotFoundException", "NonExistentQueue", "QueueDoesNotExist", "ParameterNotFound", "NoSuchBucket", "NoSuchKey")
 LAUNCH: ContextVar[str | None] = ContextVar("launch", default=None)
 
 

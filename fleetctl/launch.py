@@ -22,6 +22,7 @@ from uuid import UUID, uuid4
 
 from . import ec2
 from .bootstrap import Program
+from .bucket import Bucket
 from .errors import AwsError, FleetError
 from .lifecycle import (
     GIVEN_UP,
@@ -74,6 +75,9 @@ class Desk(Home, Protocol):
 
     async def secret_parameter(self) -> str:
         """The SSM parameter that holds the session's grid secret."""
+
+    async def bucket(self) -> Bucket:
+        """The session's place in S3, made when first asked for."""
 
     async def prices(self, types: Sequence[str]) -> Mapping[tuple[str, str], float]:
         """Present spot prices by (type, zone)."""

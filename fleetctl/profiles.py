@@ -11,6 +11,7 @@ Any other name is a TOML file in the user's configuration directory:
     key_file = "~/.ssh/id_ed25519"
     instance_profile = "fleetctl-machine"
     login_user = "ec2-user"
+    bucket = "my-lab"                  # optional, in this region: else a session makes one when it needs it, and deletes it
     [subnets]
     public = "subnet-…"
     [groups]
@@ -20,6 +21,7 @@ Any other name is a TOML file in the user's configuration directory:
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -31,6 +33,8 @@ import botocore.session
 
 from .aws import Aws, Credentials
 from .errors import ProfileError
+
+BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # S3 User Guide, "General purpose bucket naming rules"
 
 
 def state_home() -> Path:
@@ -57,6 +61,7 @@ class Profile:
     instance_profile: str | None = None
     login_user: str = "ec2-user"
     topic: str | None = None
+    bucket: str | None = None
     home: Path = field(default_factory=state_home)
 
     def aws(self) -> Aws:
@@ -125,6 +130,8 @@ def load(name: str, *, home: Path | None = None) -> Profile:
             raise ProfileError(f"profile {name!r}: {key} is not {'a table of names and ids' if table else 'a text'}", todo=f"mend {path}")
     if "region" not in values:
         raise ProfileError(f"profile {name!r} names no region", todo=f"add region = \"…\" to {path}")
+    if not BUCKET.fullmatch(values.get("bucket", "none")):
+        raise ProfileError(f"profile {name!r}: {values['bucket']!r} is no bucket's name", todo="give the name without address and path")
     if "key_file" in values:
         values["key_file"] = Path(values["key_file"]).expanduser()
     return Profile(name, **values, home=home)

@@ -22,6 +22,7 @@ from uuid import uuid4
 import boto3
 
 from . import display, ec2, profiles
+from .bucket import Bucket, open_bucket
 from .cost import Cost, total
 from .ending import Estate, end
 from .errors import AwsError, FleetError, LaunchFailed, NotConnected, StillBilling
@@ -71,6 +72,7 @@ class Session:
         self._probe_seconds = probe_seconds
         self._channel: Shared[Channel] = Shared(self._open_channel)
         self._parameter: Shared[str] = Shared(self._put_parameter)
+        self._bucket: Shared[Bucket] = Shared(self._open_bucket)
         self._ending = asyncio.Lock()  # held by a teardown of everything
         self._prices: Mapping[tuple[str, str], float] = {}  # replaced, never changed: other threads read it
         self._priced: dict[str, float] = {}
@@ -128,6 +130,13 @@ class Session:
         name, tags = f"/fleetctl/{self.id}/grid-{secrets.token_hex(2)}", [{"Key": ec2.SESSION_TAG, "Value": self.id}]
         await self.call("ssm", "put_parameter", Name=name, Value=self.secret, Type="SecureString", Tags=tags)
         return name
+
+    async def bucket(self) -> Bucket:
+        """The session's place in S3, made when first asked for; a teardown of everything ends what is in it."""
+        return await self._bucket.get()
+
+    async def _open_bucket(self) -> Bucket:
+        return await open_bucket(self.call, self.aws.call, self.id, self.profile.region, named=self.profile.bucket)
 
     async def prices(self, types: Sequence[str]) -> Mapping[tuple[str, str], float]:
         """Present spot prices by (type, zone), asked for once an hour and type. Empty when AWS does not tell: the cap is shown then."""
@@ -187,6 +196,7 @@ class Session:
             if channel is not None:
                 await channel.close()
             await self._parameter.drop()
+            await self._bucket.drop()
             receipt = await self._end(Estate.read(self.id, self.profile.region, self.ledger.entries()), launches, None)
             if not receipt.remaining:
                 attempt(self.ledger.mark_ended)

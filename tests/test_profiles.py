@@ -45,6 +45,7 @@ def test_a_profile_is_a_file_with_its_name(write, tmp_path):
         ("region = 'r'\ncolour = 'red'", "unknown keys: colour"),
         ("region = 3", "region is not a text"),
         ("region = 'r'\nsubnets = 'subnet-1'", "subnets is not a table"),
+        ("region = 'r'\nbucket = 's3://my-lab/here'", "is no bucket's name"),
         ("region = 'r'\n[groups]\ndefault = 7", "groups is not a table"),
         ("region = 'r'\ncredentials = 'x'", "unknown keys: credentials"),
     ],

@@ -41,6 +41,7 @@ class FakeAws(FakeEc2):
         self.requests, self.instances, self.tokens, self.tags = {}, {}, {}, {}
         self.volumes, self.fleets, self.templates = {}, {}, {}
         self.topics, self.queues, self.subscriptions, self.stored = set(), {}, {}, {}
+        self.buckets = {}  # name -> key -> body
         self.protected, self.hidden = set(), set()  # hidden: requests whose instance listings do not show yet
         self._numbers = itertools.count(1)
         self._news = asyncio.Event()
@@ -167,6 +168,21 @@ class FakeAws(FakeEc2):
 
     def _get_parameter(self, p):
         self._there(self.stored, p["Name"])
+
+    # --- the bucket -------------------------------------------------------------------------------------------------------------------
+
+    def _create_bucket(self, p):
+        self.buckets.setdefault(p["Bucket"], {})
+
+    def _put_bucket_tagging(self, p):
+        self.tags[p["Bucket"]] = p["Tagging"]["TagSet"]
+
+    def _put_public_access_block(self, p):
+        self._there(self.buckets, p["Bucket"])
+        assert all(p["PublicAccessBlockConfiguration"].values())
+
+    def _put_object(self, p):
+        self._there(self.buckets, p["Bucket"])[p["Key"]] = p["Body"]
 
     @staticmethod
     def _there(table, key):

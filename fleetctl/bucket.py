@@ -1,0 +1,69 @@
+"""The session's place in S3: a prefix of the profile's bucket, or a bucket of its own that goes with the session.
+
+It holds what is too large for user data and what machines must be able to read while their session lives. Machines read it with their
+role, so the role's policy must allow `s3:GetObject` there.
+
+A bucket of its own is private (access to the public is blocked), its objects are encrypted, and it bears the session's tag. A bucket is
+tagged in a call after the one that makes it; between the two its name, which has the session's id in it, says whose it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from . import ec2
+from .errors import AwsError
+
+log = logging.getLogger(__name__)
+
+HOME_REGION = "us-east-1"  # the one region that a bucket there must not name (S3 API reference, CreateBucket)
+OURS_ALREADY = "BucketAlreadyOwnedByYou"  # the answer to a first try was lost
+CLOSED = {"BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy": True, "RestrictPublicBuckets": True}
+
+
+class Bucket:
+    """Where a session's objects lie: every key begins with `prefix`. Made by `open_bucket`; `again` calls AWS past the ledger."""
+
+    def __init__(self, call: ec2.Call, again: ec2.Call, name: str, region: str, *, prefix: str = "", own: bool = True) -> None:
+        self.name, self.region, self.prefix, self.own = name, region, prefix, own
+        self._call, self._again = call, again
+        self._known: set[str] = set()  # keys whose intent is in the ledger
+
+    def __repr__(self) -> str:
+        return f"<bucket {self.name}/{self.prefix} in {self.region}, {'its own' if self.own else 'the profile names it'}>"
+
+    async def put(self, key: str, body: bytes, *, launch: str | None = None) -> str:
+        """Write an object; returns its whole key. Raises kinds of AwsError, and LedgerError before anything is made.
+
+        An object that is written again and again has one line in the ledger: that it may exist is all that a teardown needs.
+        """
+        whole = self.prefix + key
+        extra = {"ServerSideEncryption": "AES256"} if self.own else {}  # elsewhere as that bucket's owner has decided
+        call = self._again if whole in self._known else self._call
+        await call("s3", "put_object", launch=launch, Bucket=self.name, Key=whole, Body=body, **extra)
+        self._known.add(whole)
+        return whole
+
+
+async def open_bucket(call: ec2.Call, again: ec2.Call, session: str, region: str, *, named: str | None = None) -> Bucket:
+    """The session's place in the bucket `named`, or a new bucket. Each place has a name that was never used before.
+
+    What a teardown has proved gone must not be taken for what came after it. Raises kinds of AwsError; what was made until then is in
+    the ledger.
+    """
+    once = f"{session}-{secrets.token_hex(4)}"
+    if named is not None:
+        return Bucket(call, again, named, region, prefix=f"fleetctl/{once}/", own=False)
+    name = f"fleetctl-{once}"
+    where = {} if region == HOME_REGION else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    try:
+        await ec2.persist(call, "s3", "create_bucket", Bucket=name, **where)
+    except AwsError as error:
+        if error.code != OURS_ALREADY:
+            raise
+        log.info("bucket %s was made by a try whose answer was lost", name)
+    tags = {"TagSet": [{"Key": ec2.SESSION_TAG, "Value": session}]}
+    await ec2.persist(call, "s3", "put_bucket_tagging", Bucket=name, Tagging=tags)
+    await ec2.persist(call, "s3", "put_public_access_block", Bucket=name, PublicAccessBlockConfiguration=CLOSED)
+    return Bucket(call, again, name, region)
