@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         GridUnreachable,
         InvalidName,
         NodeLost,
+        NotACall,
         NotDurable,
         NotOnWorker,
         NotSerializable,
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
         TooDeep,
     )
     from .executor import GridExecutor
-    from .joblib_backend import register_joblib
     from .later import Later
     from .many import Many
     from .node import local, node_id, request, requests
+    from .plugins import register_joblib
     from .remotes import Bound, Remote, remote
     from .serialize import salted
 
@@ -60,14 +61,14 @@ __all__ = [
     # as others would have it
     "GridExecutor", "register_joblib",
     # errors
-    "GridError", "CallFailed", "NodeLost", "CycleFound", "CallCancelled", "CallTimeout", "NotSerializable", "CodeMismatch", "TooBig",
-    "TooDeep", "NotOnWorker", "GridUnreachable", "GridDenied", "GridFull", "NotDurable", "NotTrusted",
+    "GridError", "CallFailed", "NodeLost", "CycleFound", "CallCancelled", "CallTimeout", "NotACall", "NotSerializable", "CodeMismatch",
+    "TooBig", "TooDeep", "NotOnWorker", "GridUnreachable", "GridDenied", "GridFull", "NotDurable", "NotTrusted",
     "GridClosed", "GridInUse", "InvalidName", "ServerNotFound",
 ]  # fmt: skip
 
 _HOMES = {"request": "node", "requests": "node", "node_id": "node", "local": "node", "salted": "serialize", "Grid": "client",
           "Answer": "answers", "as_completed": "completed", "remote": "remotes", "Remote": "remotes", "Bound": "remotes", "Many": "many",
-          "Later": "later", "GridExecutor": "executor", "register_joblib": "joblib_backend"}
+          "Later": "later", "GridExecutor": "executor", "register_joblib": "plugins"}
 
 
 def __getattr__(name: str) -> object:

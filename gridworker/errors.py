@@ -6,6 +6,7 @@
     │   ├─ CycleFound      it would have waited for itself
     │   ├─ CallCancelled   whoever asked for it has taken that back
     │   └─ CallTimeout     it was not done in the time that its asker gave it (also a TimeoutError)
+    ├─ NotACall            what was asked is no function with arguments (also a TypeError)
     ├─ NotSerializable     a function, argument or result cannot travel
     ├─ CodeMismatch        the worker has another version of the function or of Python, or cannot import it
     ├─ TooBig              arguments or a result are larger than the grid carries
@@ -81,6 +82,10 @@ class CallCancelled(CallFailed):
 
 class CallTimeout(CallFailed, TimeoutError):
     """The call was not done within the `timeout` of its request, and has been cancelled."""
+
+
+class NotACall(GridError, TypeError):
+    """What was asked has not the shape `request([pool,] f, *args)` or `requests([pool,] [(f, *args), …])`. Nothing was sent."""
 
 
 class NotSerializable(GridError):

@@ -97,6 +97,6 @@ class GridBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
 
 
-def register_joblib() -> None:
-    """Makes `backend="gridworker"` known to joblib, with `grid` and `pool` as its options."""
+def register() -> None:
+    """Behind `gridworker.register_joblib`."""
     register_parallel_backend("gridworker", GridBackend)

@@ -108,7 +108,7 @@ def install(address: Address, password: str | None, keys: Keys, node: str, level
 
 class Entry:
     """One line of a grid's log: `time` (seconds since 1970, the server's clock), `node`, `level` (a name), `logger`, `text`, and `call`,
-    the id of the call in which it was written, or ""."""
+    the id of the call in which it was written, or "". Shown in the reader's local time, as receipts and `gridworker top` are."""
 
     __slots__ = ("call", "level", "logger", "node", "number", "text", "time")
 
@@ -117,7 +117,7 @@ class Entry:
         self.level = logging.getLevelName(number).lower()
 
     def __repr__(self) -> str:
-        clock = time.strftime("%H:%M:%S", time.gmtime(self.time)) + f".{int(self.time % 1 * 1000):03d}"
+        clock = time.strftime("%H:%M:%S", time.localtime(self.time)) + f".{int(self.time % 1 * 1000):03d}"
         return f"{clock} {self.node} {self.level} {self.text}"
 
 

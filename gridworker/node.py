@@ -10,6 +10,7 @@ import os
 from contextvars import ContextVar
 
 from . import __version__
+from .asking import one, several
 from .errors import NotOnWorker
 from .keys import incarnation, name_of
 from .limits import FAILURE_MS, TRIES
@@ -18,7 +19,7 @@ from .tally import private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from mmap import mmap
     from types import TracebackType
     from typing import Any
@@ -132,15 +133,15 @@ def request(*call: Any, **kwargs: Any) -> Any:
     result has to be awaited. Raises CallFailed (which is also the exception that f raised), NotSerializable, NotOnWorker.
     `timeout=` seconds are not passed on to f: when they are over, the call is cancelled, and CallTimeout raised.
     """
-    pool, call = (call[0], call[1:]) if call and isinstance(call[0], str) else ("", call)
+    pool, function, args = one(call, "")
     timeout = None
     if "timeout" in kwargs:
         from .withdrawal import own_option
 
-        timeout = own_option(call[0], "timeout", kwargs)
+        timeout = own_option(function, "timeout", kwargs)
     if _here is None and _local.get():
-        return call[0](*call[1:], **kwargs)
-    return _worker().request(pool, [(call, kwargs)], single=True, patient=False, timeout=timeout)
+        return function(*args, **kwargs)
+    return _worker().request(pool, [((function, *args), kwargs)], single=True, patient=False, timeout=timeout)
 
 
 def requests(*where: Any, return_exceptions: bool = False, timeout: float | None = None) -> Any:
@@ -149,20 +150,17 @@ def requests(*where: Any, return_exceptions: bool = False, timeout: float | None
     Raises the first failure while the others go on, or returns values and errors with `return_exceptions`. What is not done after
     `timeout` seconds is cancelled, and fails with CallTimeout.
     """
-    if len(where) not in (1, 2):
-        raise TypeError('requests([(f, *args), …]) or requests("pool", [(f, *args), …])')
-    pool, calls = where if len(where) == 2 else ("", where[0])
+    pool, calls = several(where, "")
     if _here is None and _local.get():
-        return [_evaluate(call, return_exceptions) for call in calls]
-    return _worker().request(pool, [(tuple(call), {}) for call in calls], single=False, patient=return_exceptions,
+        return [_evaluate(function, args, return_exceptions) for function, args in calls]
+    return _worker().request(pool, [((function, *args), {}) for function, args in calls], single=False, patient=return_exceptions,
                              timeout=timeout)
 
 
-def _evaluate(call: Sequence[Any], return_exceptions: bool) -> Any:
-    function: Callable[..., Any] = call[0]
+def _evaluate(function: Callable[..., Any], args: tuple[Any, ...], return_exceptions: bool) -> Any:
     if not return_exceptions:
-        return function(*call[1:])
+        return function(*args)
     try:
-        return function(*call[1:])
+        return function(*args)
     except Exception as error:
         return error

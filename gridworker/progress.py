@@ -1,14 +1,16 @@
-"""A progress bar for those who wait: rich in a terminal, HTML in a notebook, nothing anywhere else. Both are imported when one is shown."""
+"""A progress bar for those who wait: a line in a terminal, HTML in a notebook, nothing anywhere else. It is drawn only by who waits."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 AFTER_SECONDS = 1.0         # of waiting; what is done sooner needs no bar
 EVERY_SECONDS = 0.1
+BAR_MOST = 40                # columns
 
 
 class _Display(Protocol):
@@ -22,7 +24,8 @@ class Bar:
     def __init__(self, total: int, wanted: bool | None) -> None:
         self.total, self._wanted = total, wanted
         self._silent = wanted is False or (wanted is None and not (in_notebook() or _terminal()))
-        self._from = time.monotonic() + (0.0 if wanted else AFTER_SECONDS)
+        self._began = time.monotonic()
+        self._from = self._began + (0.0 if wanted else AFTER_SECONDS)
         self._shown_at = 0.0
         self._display: _Display | None = None
 
@@ -49,7 +52,7 @@ class Bar:
         if self._display is None:
             if done == self.total and not self._wanted:         # too late to be of use
                 return done
-            self._display = _Notebook(self.total) if in_notebook() else _Terminal(self.total)
+            self._display = (_Notebook if in_notebook() else _Terminal)(self.total, self._began)
         self._shown_at = now
         self._display.show(done, failed)
         return done
@@ -61,11 +64,29 @@ class Bar:
             self._display, self._silent = None, True
 
 
+def words(done: int, total: int, failed: int, spent: float) -> str:
+    """Where it is, after so many seconds.
+
+    >>> words(10, 40, 0, 5.0), words(40, 40, 1, 21.3)
+    ('10/40, 5.0 s, about 15 s left', '40/40, 1 failed, 21.3 s')
+    """
+    rest = f", about {spent * (total - done) / done:.0f} s left" if 0 < done < total else ""
+    return f"{done}/{total}{f', {failed} failed' if failed else ''}, {spent:.1f} s{rest}"
+
+
 def in_notebook() -> bool:
     """Whether this process is a Jupyter kernel."""
+    return hasattr(_shell(), "kernel")
+
+
+def _shell() -> object:
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and hasattr(shell, "kernel")
+    return ipython.get_ipython() if ipython is not None else None
+
+
+def _cell() -> int:
+    """The number of the cell that IPython runs; 0 where there is no IPython."""
+    return getattr(_shell(), "execution_count", 0)
 
 
 def _terminal() -> bool:
@@ -73,38 +94,46 @@ def _terminal() -> bool:
 
 
 class _Terminal:
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    """A line on stderr that is written anew at each look, and by nobody else: no thread of its own, and the cursor stays as it is.
 
-        self._progress: Any = Progress(BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]}"), TimeElapsedColumn(),
-                                       TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True))
-        self._task = self._progress.add_task("", total=total, failed="")
-        self._progress.start()
+    At Ctrl-C IPython drops what was awaited without a word to it. Whatever drew by itself would go on, over the prompt. The coroutine that
+    was dropped goes on during the next `await` of another cell, which is no business of that cell: so the line is silent there.
+    """
+
+    def __init__(self, total: int, began: float) -> None:
+        self.total, self._began, self._cell = total, began, _cell()
 
     def show(self, done: int, failed: int) -> None:
-        self._progress.update(self._task, completed=done, failed=f"[red]{failed} failed" if failed else "")
+        if _cell() != self._cell:
+            return
+        columns = shutil.get_terminal_size().columns - 1
+        text = f" {words(done, self.total, failed, time.monotonic() - self._began)}"
+        width = max(0, min(BAR_MOST, columns - len(text)))
+        full = width * done // max(1, self.total)
+        sys.stderr.write("\r" + ("━" * full + "─" * (width - full) + text)[:columns] + "\x1b[K")      # K: to the end of the line
+        sys.stderr.flush()
 
     def close(self) -> None:
-        self._progress.stop()
+        if _cell() == self._cell:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
 
 
 class _Notebook:
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, began: float) -> None:
         from IPython.display import DisplayHandle
 
-        self.total, self._began = total, time.monotonic()
+        self.total, self._began = total, began
         self._handle = DisplayHandle()  # type: ignore[no-untyped-call]
         self._begun = False
 
     def show(self, done: int, failed: int) -> None:
         from IPython.display import HTML
 
-        spent = time.monotonic() - self._began
-        rest = f", about {spent * (self.total - done) / done:.0f} s left" if 0 < done < self.total else ""
-        wrong = f", <span style='color:#b00'>{failed} failed</span>" if failed else ""
+        text = words(done, self.total, failed, time.monotonic() - self._began)
+        colour = " style='color:#b00'" if failed else ""
         html = HTML(f"<progress max='{self.total}' value='{done}' style='width:20em'></progress> "  # type: ignore[no-untyped-call]
-                    f"{done}/{self.total}{wrong}, {spent:.1f} s{rest}")
+                    f"<span{colour}>{text}</span>")
         (self._handle.update if self._begun else self._handle.display)(html)  # type: ignore[no-untyped-call]
         self._begun = True
 

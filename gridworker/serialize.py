@@ -17,7 +17,7 @@ import sys
 from _weakref import ref
 from collections import deque
 
-from .errors import CodeMismatch, NotSerializable
+from .errors import CodeMismatch, NotACall, NotSerializable
 from .limits import CODES_MOST
 
 try:                                        # hashlib would load OpenSSL: several ms at each start
@@ -54,9 +54,10 @@ class Reference:
 
 
 class salted:
-    """A function whose calls are shared only with calls of the same salt; without one, with nobody.
+    """A function whose calls are shared only with calls of the same salt. Without a salt it draws one: its own.
 
-    `request("pool", salted(f, "run 7"), x)` runs f(x) anew although a result of f(x) is kept.
+    `request("pool", salted(f, "run 7"), x)` runs f(x) anew although a result of f(x) is kept; asked for once more with the same salt, it
+    is the same call. `fresh = salted(f)`: two requests of fresh(x) are one call, and one of salted(f)(x) is another.
     """
 
     __slots__ = ("function", "salt")
@@ -218,7 +219,7 @@ class Functions:
             inner = self.reference(function.function)
             return Reference(inner.text, inner.name, inner.code, function.salt)
         if not callable(function):
-            raise NotSerializable(f"{function!r} is not callable; write request(\"pool\", f, x), or requests(\"pool\", [(f, x), …])")
+            raise NotACall(f"{function!r} is not callable; write request(\"pool\", f, x), or requests(\"pool\", [(f, x), …])")
         module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
         if module and name and module != "__main__" and _lookup(module, name) is function:
             made = Reference(f"{module}:{name}@{_made_with(function)}-{code_version(function)}", name)

@@ -31,7 +31,8 @@ class Status:
 
     def __repr__(self) -> str:
         waiting = sum(pool["queued"] + pool["up"] for pool in self.pools.values()) + sum(node["queued"] for node in self.nodes.values())
-        return f"<Status {len(self.nodes)} nodes, {len(self.pools)} pools, {waiting} calls queued, {sum(self.executed.values())} executed>"
+        return (f"<Status {counted(len(self.nodes), 'node')}, {counted(len(self.pools), 'pool')}, {counted(waiting, 'call')} queued, "
+                f"{sum(self.executed.values())} executed>")
 
     def _repr_html_(self) -> str:
         from .top import html
@@ -46,6 +47,15 @@ class Status:
     def as_dict(self) -> dict[str, Any]:
         """The same as plain dictionaries, fit for JSON."""
         return {"nodes": self.nodes, "executed": self.executed, "pools": self.pools, "local_share": self.local_share}
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "pool"), counted(2000, "node")
+    ('1 pool', '2,000 nodes')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def share(nodes: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""A connection to the server: a blocking socket, hiredis' parser, the scripts. The only module that imports hiredis and sockets.
+"""A connection to the server: a blocking socket, hiredis' parser, the scripts. The only module that imports hiredis.
 
 redis-py is not used: its import alone costs more than a worker's whole start, and its calls several times the socket's.
 """

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .status import Status, share
+from .status import Status, counted, share
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -70,8 +70,8 @@ def headline(status: Status) -> str:
     rate, failed = sum(node["rate"] for node in status.nodes.values()), sum(node["failed"] for node in status.nodes.values())
     oldest = max((pool["oldest"] for pool in status.pools.values()), default=0.0)
     at_home = f" · {percent(status.local_share)} of calls' calls run at home" if status.local_share is not None else ""
-    return (f"{len(status.nodes)} nodes · {waiting:,} calls waiting · {rate:,.0f} calls/s · {sum(status.executed.values()):,} executed · "
-            f"{failed:,} failed · oldest {seconds(oldest) or 'none'}{at_home}")
+    return (f"{counted(len(status.nodes), 'node')} · {counted(waiting, 'call')} waiting · {rate:,.0f} calls/s · "
+            f"{sum(status.executed.values()):,} executed · {failed:,} failed · oldest {seconds(oldest) or 'none'}{at_home}")
 
 
 def view(status: Status, title: str, width: int, height: int | None = None) -> RenderableType:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from .answers import Answer
+from .asking import one, several
 from .executor import GridExecutor
 from .keys import Keys, checked
 from .withdrawal import OPTIONS, own_option
@@ -42,16 +43,16 @@ class Verbs(ABC):
     def request(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Answer[T]: ...
     @overload   # with options of the request; mypy believes that a ParamSpec matches everything, also keywords that f has not
     def request(self, pool: str, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any,  # type: ignore[overload-cannot-match]
-                timeout: float, **kwargs: Any) -> Answer[T]: ...
+                timeout: float | None, **kwargs: Any) -> Answer[T]: ...
     @overload
     def request(self, pool: str, function: Callable[..., T], /, *args: Any,  # type: ignore[overload-cannot-match]
-                timeout: float, **kwargs: Any) -> Answer[T]: ...
+                timeout: float | None, **kwargs: Any) -> Answer[T]: ...
     @overload
     def request(self, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any,  # type: ignore[overload-cannot-match]
-                timeout: float, **kwargs: Any) -> Answer[T]: ...
+                timeout: float | None, **kwargs: Any) -> Answer[T]: ...
     @overload
     def request(self, function: Callable[..., T], /, *args: Any,  # type: ignore[overload-cannot-match]
-                timeout: float, **kwargs: Any) -> Answer[T]: ...
+                timeout: float | None, **kwargs: Any) -> Answer[T]: ...
     @overload
     def request(self, first: Any, /, *call: Any, durable: bool, **kwargs: Any) -> Answer[Any]: ...
     @overload
@@ -65,7 +66,7 @@ class Verbs(ABC):
         `durable=True` (returns only when the call is on the server's disk; raises NotDurable), `memo_errors=True` (if the call has
         failed lately, that is the answer, and it is not run again) and `trace=True` (what is run is written down for `graph`).
         """
-        pool, function, args = (first, call[0], call[1:]) if isinstance(first, str) else (self.pool, first, call)
+        pool, function, args = one((first, *call), self.pool)
         options = {name: own_option(function, name, kwargs) for name in OPTIONS if name in kwargs}
         return self._ask(pool, [(function, args, kwargs)], Answer, single=True, **options)
 
@@ -84,8 +85,8 @@ class Verbs(ABC):
         Raises the first failure while the others go on, or returns failures among the values with `return_exceptions`.
         What is not done after `timeout` seconds is cancelled, and fails with CallTimeout. The other options are as in `request`.
         """
-        pool, calls = where if len(where) == 2 else (self.pool, *where)
-        return self._ask(pool, [(function, tuple(args), {}) for function, *args in calls], Answer, patient=return_exceptions,
+        pool, calls = several(where, self.pool)
+        return self._ask(pool, [(function, args, {}) for function, args in calls], Answer, patient=return_exceptions,
                          timeout=timeout, durable=durable, memo_errors=memo_errors, trace=trace)
 
     def executor(self, pool: str | None = None) -> GridExecutor:

@@ -10,7 +10,19 @@ import grid_calls as calls
 import pytest
 import uvloop
 
-from gridworker import CallFailed, CodeMismatch, Grid, GridClosed, GridDenied, GridUnreachable, NotOnWorker, NotSerializable, local, salted
+from gridworker import (
+    CallFailed,
+    CodeMismatch,
+    Grid,
+    GridClosed,
+    GridDenied,
+    GridUnreachable,
+    NotACall,
+    NotOnWorker,
+    NotSerializable,
+    local,
+    salted,
+)
 from gridworker import request as request_here
 
 if TYPE_CHECKING:
@@ -108,7 +120,7 @@ def test_results_of_unknown_kind_are_refused_where_they_are_made(grid: Grid) -> 
 def test_arguments_that_cannot_travel_are_refused_here(grid: Grid) -> None:
     with pytest.raises(NotSerializable, match="an argument cannot be pickled"):
         grid.request("pool", calls.inc, threading.Lock())  # type: ignore[call-overload]
-    with pytest.raises(NotSerializable, match="not callable"):
+    with pytest.raises(NotACall, match="not callable"):
         grid.request("pool", 5)  # type: ignore[call-overload]
 
 

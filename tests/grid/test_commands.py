@@ -111,7 +111,7 @@ def test_status_shows_pools_nodes_and_what_was_executed(lab: Lab) -> None:
     assert sum(status.executed.values()) == 100
     assert {name: (node["pool"], node["kind"], node["owned"]) for name, node in status.nodes.items()} == {
         "ann": ("pool", "worker", 0), "bob": ("pool", "worker", 0)}
-    assert repr(status) == "<Status 2 nodes, 1 pools, 0 calls queued, 100 executed>"
+    assert repr(status) == "<Status 2 nodes, 1 pool, 0 calls queued, 100 executed>"
     assert json.loads(json.dumps(status.as_dict())) == status.as_dict()
 
 
@@ -223,7 +223,7 @@ def test_the_grid_runs_on_without_its_distributor(lab: Lab) -> None:
     assert len(lines(path)) == 100
 
 
-@pytest.mark.parametrize("module", ["bogosity", "keys", "logs", "messages", "node", "serialize", "store", "__main__"])
+@pytest.mark.parametrize("module", ["bogosity", "keys", "logs", "messages", "node", "progress", "serialize", "status", "store", "__main__"])
 def test_the_examples_in_docstrings_run(module: str) -> None:
     result = doctest.testmod(importlib.import_module(f"gridworker.{module}"))
     assert result.attempted > 0

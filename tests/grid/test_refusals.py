@@ -9,7 +9,7 @@ import pytest
 import versioned
 from grid_lab import Lab
 
-from gridworker import CodeMismatch, CycleFound, NotSerializable, TooBig, TooDeep, serialize
+from gridworker import CodeMismatch, CycleFound, GridError, NotACall, NotSerializable, TooBig, TooDeep, local, request, requests, serialize
 from gridworker.messages import CHAIN_MOST
 
 if TYPE_CHECKING:
@@ -27,6 +27,37 @@ def living(lab: Lab) -> Iterator[Grid]:
     yield grid
     assert grid.request("pool", calls.inc, 1).result(20) == 2
     assert grid.status().nodes["ann"]["pid"] == before
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    (("pool", [calls.inc, 3]), r"call 0 is inc, where requests\(\) expects \(f, \*args\); a single call is request\(f, \*args\)"),
+    (("pool", [(calls.inc, 3), ()]), r"call 1 is \(\), where"),
+    (([(calls.inc, 3), 4],), "call 1 is 4, where"),
+    (("pool", calls.inc), r"takes a list of calls, \[\(f, \*args\), …\], not inc"),
+    (("pool",), "takes a list of calls, .*, not 'pool'"),
+    ((3, [(calls.inc, 3)]), r"requests\(\"pool\", \[\(f, \*args\), …\]\), or without the pool; not requests\(3, "),
+    ((), r"not requests\(\)"),
+    (("a", "b", []), r"not requests\('a', 'b', \[\]\)"),
+])
+def test_calls_in_another_shape_are_refused_with_the_right_one(grid: Grid, wrong: Any, said: str) -> None:
+    with pytest.raises(NotACall, match=said):
+        grid.requests(*wrong)
+    with local(), pytest.raises(NotACall, match=said):
+        requests(*wrong)
+
+
+def test_a_request_without_a_function_is_refused(grid: Grid) -> None:
+    with pytest.raises(NotACall, match=r'request\("pool"\) names no function: request\("pool", f, \*args\)'):
+        grid.request("pool")  # type: ignore[call-overload]
+    with local(), pytest.raises(NotACall, match="names no function"):
+        request()
+    assert issubclass(NotACall, GridError) and issubclass(NotACall, TypeError)
+
+
+def test_what_breaks_while_calls_are_made_is_not_mistaken_for_their_shape(grid: Grid) -> None:
+    with pytest.raises(ZeroDivisionError):
+        grid.requests("pool", ((calls.inc, 1 // i) for i in (1, 0)))
+    assert grid.requests("pool", ([calls.inc, i] for i in (1, 2))).result(20) == [2, 3]
 
 
 def test_recursion_without_end_is_stopped(living: Grid) -> None:

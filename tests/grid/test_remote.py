@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import subprocess
 import sys
+import threading
 import time
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -181,6 +184,39 @@ def test_a_long_wait_shows_a_bar_in_a_terminal_and_nowhere_else(grid: Grid, monk
     bar._from = time.monotonic() - 10
     bar.show(5, 1)
     assert file.getvalue() == "" and bar.pause(None) is None
+
+
+@pytest.mark.parametrize("columns", [30, 80, 120])
+def test_the_bar_is_one_line_that_is_drawn_by_who_waits_alone(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", str(columns))
+    before = threading.enumerate()
+    with Bar(40, True) as bar:
+        bar.show(10, 1)
+        bar._shown_at = 0.0
+        bar.show(20, 1)
+        assert threading.enumerate() == before              # nobody who could go on when the wait has been dropped
+    assert not re.search("\x1b(?!\\[K)", terminal.getvalue())   # the cursor is not hidden, nothing is moved
+    *drawn, end = terminal.getvalue().split("\n")
+    _, first, second = "".join(drawn).split("\r")
+    assert (end, len(drawn)) == ("", 1)
+    assert all(len(line.removesuffix("\x1b[K")) < columns for line in (first, second))
+    assert "20/40, 1 failed, 0.0 s" in second
+
+
+def test_a_bar_that_ipython_has_dropped_does_not_draw_into_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = types.SimpleNamespace(execution_count=1)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    bar = Bar(40, True)
+    bar.show(10, 0)
+    drawn = terminal.getvalue()
+    shell.execution_count = 2
+    bar._shown_at = 0.0
+    bar.show(20, 0)
+    bar.close()
+    assert "10/40" in drawn
+    assert terminal.getvalue() == drawn
 
 
 def test_the_bar_is_imported_when_it_is_shown() -> None:

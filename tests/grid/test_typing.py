@@ -22,3 +22,20 @@ def test_every_public_name_is_there_and_documented() -> None:
     for name in gridworker.__all__:
         assert getattr(gridworker, name).__doc__, name
         assert name in dir(gridworker)
+
+
+WITHOUT_JOBLIB = """
+import sys
+sys.modules["joblib"] = None            # as on a computer that has none
+from gridworker import *
+try:
+    register_joblib()
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+def test_every_public_name_is_there_where_there_is_no_joblib() -> None:
+    ran = subprocess.run([sys.executable, "-c", WITHOUT_JOBLIB], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == "register_joblib() needs joblib, which is not installed here: pip install joblib\n"

@@ -41,6 +41,8 @@ def requests_know_the_functions_signature(grid: Grid) -> None:
     assert_type(grid.request(fetch, "x"), Answer[bytes])
     assert_type(grid.request(fetch, "x", timeout=5), Answer[bytes])
     assert_type(grid.request("pool", divide, 1.0, timeout=5), Answer[float])
+    assert_type(grid.request(divide, 1.0, timeout=None), Answer[float])
+    assert_type(grid.request("pool", fetch, "x", timeout=0.5, durable=True).result(), bytes)
     grid.request(divide, "one")  # type: ignore[call-overload]
     grid.request("pool", divide, c=1)  # type: ignore[call-overload]
 
