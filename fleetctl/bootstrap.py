@@ -2,8 +2,8 @@
 
 The script itself is `bootstrap.sh`, beside this file, with its reasons. Here are the values put above it, and the bounds:
 
-* EC2 takes 16,384 bytes of user data, counted before base64. Comments and indentation stay behind; commands that still don't
-  fit go gzipped; what is then too long is refused with its sizes, before anything is sent.
+* EC2 takes 16,384 bytes of user data, counted before base64. Comments and indentation stay behind; what still doesn't fit goes
+  gzipped, commands and script together; what is then too long is refused with its sizes, before anything is sent.
 * Every value goes in as one quoted shell word, so nothing that a user writes is read as part of the script around it.
 * The machine runs the same text everywhere. What differs (endpoints, paths, the SSH port) it finds in its environment, whose
   defaults are those of stock Amazon Linux 2023.
@@ -88,18 +88,22 @@ def render(program: Program, *, launch: UUID, session: str, topic_arn: str, regi
               "secret": secret, "check": program.check or ""}
     head = "#!/bin/bash\n" + "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     commands = "\n".join((*program.lines[:-1], _MARK, program.lines[-1]))
-    plain = f"{head}commands={shlex.quote(commands)}\n{_script()}"
-    if len(plain.encode()) <= USER_DATA_BYTES:
-        return plain
-    packed = base64.b64encode(gzip.compress(commands.encode(), mtime=0)).decode()
-    small = f"{head}commands=$(base64 -d <<<{packed} | gzip -d)\n{_script()}"
-    size, own = len(small.encode()), len(f"{head}{_script()}".encode())
+    body = f"commands={shlex.quote(commands)}\n{_script()}"
+    if len((head + body).encode()) <= USER_DATA_BYTES:
+        return head + body
+    # the image's own gzip unpacks it: cloud-init would take all of it packed, but not every image has cloud-init
+    small = f"{head}unpacked=$(base64 -d <<<{_packed(body)} | gzip -d) || exit\neval \"$unpacked\"\n"
+    size, own = len(small.encode()), len(head.encode()) + len(_packed(_script()))
     if size > USER_DATA_BYTES:
         raise UserDataTooLarge(
             f"the user data would be {size:,} bytes, and EC2 takes {USER_DATA_BYTES:,}: {own:,} are the boot script's, {size - own:,} the "
             f"commands' ({len(commands.encode()):,} before compression)",
             alias="cmds", found=size, todo="put the bulk into the image or into S3, and fetch it in the commands")
     return small
+
+
+def _packed(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 @cache

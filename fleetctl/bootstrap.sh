@@ -3,6 +3,7 @@
 #
 # One process decides and reports. Its children only tell it what happened, a line each, on the pipe that is descriptor 9:
 #   start      the secret lies in its file: the commands may begin
+#   group N    the commands begin, and whatever they start is in process group N unless it leaves that
 #   last       the last of the commands begins now (the commands themselves write this)
 #   exit N     the commands have ended
 #   ok         the check has succeeded
@@ -17,6 +18,8 @@ run=${FLEETCTL_STATE_DIR:-$state}/$launch
 log=$run/log resend=(${FLEETCTL_RESEND:-5 15 45 300})
 phase=booted code=null seq=0 step=0 tries=0 due=0
 never=999999999999 ready_at=$never tail= checker= instance= token= role= expires= ssh_key=
+# EC2's notice comes two minutes before the end, and is to be looked for every five seconds; the commands get a hundred of the rest.
+watch=${FLEETCTL_WATCH:-500} grace=${FLEETCTL_GRACE:-10000} watch_at=$never kill_at=$never group= taken= rebalance=
 
 # A second run on the same machine would move the fuse and do everything twice.
 [[ ! -e $run ]] || exit 0
@@ -56,6 +59,22 @@ imds() {
         token=
     done
     return 1
+}
+
+# ask PATH: `reply` gets what the metadata say, if they have such a thing. Bash opens the socket itself, for this is done every five
+# seconds, and a process each time would be a load. The signal that ends whoever writes to a closed socket would end the machine.
+ask() {
+    local at=${imds#*://}
+    [[ $at == *:* ]] || at+=:80
+    reply=
+    trap '' PIPE
+    {
+        printf 'GET /latest/meta-data/%s HTTP/1.1\r\nHost: %s\r\n' "$1" "$at" &&
+            printf 'X-aws-ec2-metadata-token: %s\r\nConnection: close\r\n\r\n' "$token" && IFS= read -rd '' -t 5 reply || :
+    } 2>/dev/null <>"/dev/tcp/${at%:*}/${at##*:}" >&0 || :
+    trap - PIPE
+    [[ $reply != 'HTTP/1.'?' 401'* ]] || { token= && imds instance-id || :; }
+    [[ $reply == 'HTTP/1.'?' 200'* ]]
 }
 
 # Renewed ten minutes before they end: EC2 offers the next ones five minutes before, at the latest.
@@ -99,6 +118,7 @@ publish() {
     [[ $ssh_key || ! -r $file ]] || { read -r kind body _ <"$file" && ssh_key="$kind $body"; } || :
     printf -v text '{"fleetctl":1,"launch":"%s","instance":"%s","phase":"%s","state":"%s","seq":%d,"exit":%s,"tail":"%s"' \
         "$launch" "$instance" "$1" "$phase" $((++seq)) "$code" "$tail"
+    printf -v text '%s,"taken_at":"%s","rebalance":"%s"' "$text" "$taken" "$rebalance"
     printf -v text '%s,"ip":"%s","public_ip":"%s","host":"%s","ssh_port":%d,"ssh_key":"%s","user":"%s","type":"%s","zone":"%s"}' \
         "$text" "$ip" "$public_ip" "$host" "${FLEETCTL_SSH_PORT:-22}" "$ssh_key" "$login" "$type" "$zone"
     signed sns 'header = "content-type: application/x-www-form-urlencoded"' 'data = "Action=Publish&Version=2010-03-31"' \
@@ -121,9 +141,9 @@ report() {
     due=$((now + REPLY))
 }
 
-# become PHASE CODE: failed is final, and nothing goes back
+# become PHASE CODE: failed and interrupted are final, and nothing goes back
 become() {
-    [[ $phase != failed && $phase != "$1" ]] || return 0
+    [[ $phase != failed && $phase != interrupted && $phase != "$1" ]] || return 0
     phase=$1 code=$2 step=0 tries=0 due=0 ready_at=$never
     say "$phase, exit $code"
     [[ $phase != failed ]] || tail=$(tail -c 3072 "$log" | base64 -w 0)
@@ -135,7 +155,7 @@ last_words() {
     say "the bootstrap ends, exit $1"
     become failed "$1"
     for wait in 100 200 400; do
-        [[ ! $instance ]] || publish failed || { pause $wait && continue; }
+        [[ ! $instance ]] || publish "$phase" || { pause $wait && continue; }
         break
     done
 }
@@ -164,7 +184,7 @@ fetch_secret() {
 start() {
     (
         status=0
-        (as_login bash -euo pipefail "$run/commands") 3>&- || status=$?
+        (as_login setsid -w bash -c 'echo "group $$" >&9 && exec bash -euo pipefail "$0"' "$run/commands") 3>&- || status=$?
         echo "exit $status" >&9
     ) &
     [[ $check ]] || return 0
@@ -179,6 +199,33 @@ start() {
     checker=$!
 }
 
+# signal NAME: to the commands and all that they have started. They have a group of their own below `runuser`, which on SIGTERM would
+# itself kill what it runs after two seconds.
+signal() { [[ ! $group ]] || kill -"$1" -- "-$group" 2>/dev/null || :; }
+
+# moment KEY NAME: the variable NAME gets the time behind KEY in `reply`, if it is one
+moment() {
+    local time=
+    ! field "$reply" "$1" time || [[ ! $time =~ ^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$ ]] || printf -v "$2" %s "$time"
+}
+
+# Is this machine to be taken back? Then the commands are told to end, and killed after their grace. The recommendation to rebalance is
+# passed on and changes nothing: most machines that get one are not taken.
+look() {
+    watch_at=$((now + watch))
+    if ask spot/instance-action; then
+        moment time taken
+        watch_at=$never kill_at=$((now + grace))
+        become interrupted "$code"
+        step=0 due=0
+        signal TERM
+    elif [[ ! $rebalance ]] && ask events/recommendations/rebalance; then
+        moment noticeTime rebalance
+        say "EC2 recommends to rebalance, $rebalance"
+        step=0 due=0
+    fi
+}
+
 until imds instance-id local-ipv4 public-ipv4 public-hostname instance-type placement/availability-zone iam/security-credentials/; do
     say 'no metadata yet'
     pause 200
@@ -189,6 +236,7 @@ done
 instance=${found[0]} ip=${found[1]} public_ip=${found[2]} host=${found[3]} type=${found[4]} zone=${found[5]} role=${found[6]}
 say "$phase as $instance"
 clock
+watch_at=$((now + watch))
 report
 
 if [[ $switch ]]; then
@@ -213,20 +261,29 @@ fi
 
 while clock; do
     ((now < ready_at)) || become ready null
+    ((now < watch_at)) || look
+    ((now < kill_at)) || { kill_at=$never && signal KILL; }
     ((now < due)) || report
-    left=$(((due < ready_at ? due : ready_at) - now))
-    ((left > 0)) || left=1
-    printf -v left '%d.%02d' $((left / 100)) $((left % 100))
+    left=$due
+    for at in $ready_at $watch_at $kill_at; do ((left < at)) || left=$at; done
+    ((left > now)) || left=$((now + 1))
+    printf -v left '%d.%02d' $(((left - now) / 100)) $(((left - now) % 100))
     read -rt "$left" -u 9 event || continue
-    case $event in
-        start) start ;;
-        last) [[ $check || $phase != booted ]] || { clock && ready_at=$((now + 100)); } ;;
-        ok) checker= && become ready "$code" ;;
-        'exit 0')
+    case $phase/$event in
+        */group*)
+            group=${event#* }
+            [[ $phase != interrupted ]] || signal TERM
+            ;;
+        interrupted/exit*) code=${event#* } due=0 ;;
+        interrupted/*) ;;
+        */start) start ;;
+        */last) [[ $check || $phase != booted ]] || { clock && ready_at=$((now + 100)); } ;;
+        */ok) checker= && become ready "$code" ;;
+        */'exit 0')
             [[ $phase == failed ]] || code=0
             [[ $check ]] || become ready 0
             ;;
-        exit*)
+        */exit*)
             become failed "${event#* }"
             [[ ! $checker ]] || kill "$checker" || :
             ;;

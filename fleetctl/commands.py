@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gridworker import Grid
 
 PORT = 6379
+GRACE_SECONDS = 90  # what nodes have to finish calls when EC2 takes their machine: a little less than the boot script gives them
 
 # bash opens the socket itself, so that asking costs no process; the password goes neither into argv nor into the log
 _PING = """read -r password _ < "$GRIDWORKER_SECRET_FILE"
@@ -91,6 +92,7 @@ def _node(what: list[str], server: Machine, log: str, port: int) -> Program:
     if not server.ip:
         raise MachineError(f"{server!r} has not reported its address", todo="await its launch first")
     words = ["exec", "python3", "-m", "gridworker", *what, "--host", server.ip, "--port", str(port), "--log", f"{log}:{server.ip}:{port}"]
+    words += ["--grace", str(GRACE_SECONDS)]
     line = f'{shlex.join(words)} --ready-file "$FLEETCTL_RUN/registered"'
     return Program((line,), check='[[ -e "$FLEETCTL_RUN/registered" ]]', secret=True)
 

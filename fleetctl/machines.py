@@ -31,6 +31,8 @@ FIELDS = (
     "exit_code",
     "tail",
     "price",
+    "taken_at",
+    "rebalance",
 )
 SHOWN = ("instance_id", "state", "type", "zone", "ip", "host", "price")
 
@@ -52,7 +54,8 @@ class Machine(Mapping[str, Any]):
     """One machine. What it knows of itself stands in attributes and in items alike: `machine.ip`, `machine["ip"]`.
 
     `ip` is its private IPv4, `host` its public DNS name, `state` a MachineState, `request_id` its spot request (None without one),
-    `price` USD an hour: what the spot market takes where that is known, else the cap.
+    `price` USD an hour: what the spot market takes where that is known, else the cap. `taken_at` is the time at which EC2 takes it back,
+    `rebalance` when EC2 recommended to rebalance, which is advice and no more (both ISO, or empty).
     """
 
     __slots__ = ("_rate", "_slot", "home")

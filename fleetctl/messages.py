@@ -38,6 +38,7 @@ _KEY = re.compile(r"(?:ssh-ed25519|ecdsa-sha2-nistp[0-9]{3}|ssh-rsa) [A-Za-z0-9+
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")  # instance types and zones
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")  # session ids and nonces
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")  # as the metadata service writes them
 
 
 class BadMessage(ValueError):
@@ -64,7 +65,8 @@ class Report:
 
     `seq` grows with every report of a machine; `exit_code` and `tail` (text of the log's end) are those of the commands, if they
     have ended; `ip` and `public_ip` are IPv4; `host` is the public DNS name; `ssh_key` the host key's type and body, no comment;
-    `state` is set in a beat and nowhere else. Raises `BadMessage` naming the field that is wrong.
+    `state` is set in a beat and nowhere else; `taken_at` is when AWS will take the machine back, `rebalance` when it recommended to
+    rebalance, both as ISO times. Raises `BadMessage` naming the field that is wrong.
     """
 
     launch: UUID
@@ -82,6 +84,8 @@ class Report:
     type: str = ""
     zone: str = ""
     state: Phase | None = None
+    taken_at: str = ""
+    rebalance: str = ""
 
     def __post_init__(self) -> None:
         _match(_INSTANCE, self.instance, "instance", empty=False)
@@ -91,7 +95,8 @@ class Report:
         _within(self.ssh_port, 1, 65535, "ssh_port")
         _ipv4(self.ip, "ip")
         _ipv4(self.public_ip, "public_ip")
-        for pattern, field in ((_HOST, "host"), (_KEY, "ssh_key"), (_USER, "user"), (_NAME, "type"), (_NAME, "zone")):
+        for pattern, field in ((_HOST, "host"), (_KEY, "ssh_key"), (_USER, "user"), (_NAME, "type"), (_NAME, "zone"),
+                               (_TIME, "taken_at"), (_TIME, "rebalance")):
             _match(pattern, getattr(self, field), field)
         if len(self.tail) > TAIL_CHARS:
             raise BadMessage(f"longer than {TAIL_CHARS} characters", "tail")
@@ -115,8 +120,8 @@ class Report:
             "exit": self.exit_code, "tail": base64.b64encode(self.tail.encode()).decode(), "ip": self.ip, "public_ip": self.public_ip,
             "host": self.host, "ssh_port": self.ssh_port, "ssh_key": self.ssh_key, "user": self.user, "type": self.type, "zone": self.zone,
         }
-        if self.state is not None:
-            body["state"] = self.state
+        optional = {"state": self.state, "taken_at": self.taken_at, "rebalance": self.rebalance}
+        body |= {key: value for key, value in optional.items() if value}
         return json.dumps(body, separators=(",", ":"))
 
 
@@ -166,6 +171,7 @@ def _decode_json(body: dict[str, Any]) -> Report | Probe:
         exit_code=body.get("exit"), tail=_tail(_str(body, "tail", "")), ip=_str(body, "ip", ""), public_ip=_str(body, "public_ip", ""),
         host=_str(body, "host", ""), ssh_port=body.get("ssh_port", 22), ssh_key=_str(body, "ssh_key", ""), user=_str(body, "user", ""),
         type=_str(body, "type", ""), zone=_str(body, "zone", ""), state=state,
+        taken_at=_str(body, "taken_at", ""), rebalance=_str(body, "rebalance", ""),
     )
 
 

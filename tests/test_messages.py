@@ -27,12 +27,13 @@ phases = st.sampled_from([phase for phase in Phase if phase is not Phase.BEAT])
 instances = st.from_regex(r"i-([0-9a-f]{8}|[0-9a-f]{17})", fullmatch=True)
 hosts = st.sampled_from(["", "localhost", "a.b-c.example"])
 keys = st.sampled_from(["", KEY, "ssh-rsa " + "A" * 700, "ecdsa-sha2-nistp256 " + "B" * 140])
+times = st.sampled_from(["", "2031-05-06T07:08:09Z"])
 reports = st.builds(
     Report, launch=st.uuids(), instance=instances, phase=phases, seq=st.integers(0, 2**53),
     exit_code=st.none() | st.integers(0, 255), tail=st.text(st.characters(exclude_categories=["Cs"]), max_size=TAIL_CHARS),
     ip=st.ip_addresses(v=4).map(str), public_ip=st.ip_addresses(v=4).map(str) | st.just(""), host=hosts,
     ssh_port=st.integers(1, 65535), ssh_key=keys,
-    user=st.sampled_from(["", "ec2-user", "nobody", "_x.y"]), type=names, zone=names,
+    user=st.sampled_from(["", "ec2-user", "nobody", "_x.y"]), type=names, zone=names, taken_at=times, rebalance=times,
 )
 beats = st.builds(lambda report, state: dataclasses.replace(report, phase=Phase.BEAT, state=state), reports, phases)
 probes = st.builds(Probe, session=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,40}", fullmatch=True), nonce=st.uuids().map(str))
@@ -107,6 +108,7 @@ def test_an_older_body_of_arbitrary_content_is_read_or_refused(content: bytes) -
     ("host", "a b"), ("host", "a\nb"), ("host", "-oProxyCommand=x"), ("host", "a\x00b"), ("host", "a" * 300), ("host", "exämple"),
     ("instance", "i-XYZ"), ("instance", ""), ("instance", "i-0123456789abcdef0\n"), ("instance", None),
     ("ip", "10.0.0.256"), ("ip", "fe80::1%a b"), ("public_ip", "1.2.3"), ("ip", "10.0.0.1\n"), ("ip", 167772161),
+    ("taken_at", "soon"), ("taken_at", "2031-05-06T07:08:09Z\n"), ("rebalance", "2031-05-06T07:08:09+02:00"), ("rebalance", 1),
     ("user", "root; rm"), ("user", "-x"), ("type", "t3 micro"), ("zone", "eu\twest"),
     ("seq", -1), ("seq", True), ("seq", 1.5), ("seq", "1"), ("seq", 2**60), ("exit", 256), ("exit", "0"),
     ("ssh_port", 0), ("ssh_port", 65536),

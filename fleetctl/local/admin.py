@@ -3,7 +3,7 @@
     GET    /_fleetctl/calls?since=MARK   the calls since a mark, by caller, service and operation
     GET    /_fleetctl/inventory?region=  everything that exists and could cost, and the processes of instances
     GET    /_fleetctl/faults             the faults in force
-    POST   /_fleetctl/faults             {"kind": …, …}: one more; "interruption" and "dies" strike what lives at once
+    POST   /_fleetctl/faults             {"kind": …, …}: one more; "interruption", "rebalance" and "dies" strike what lives at once
     DELETE /_fleetctl/faults             mend everything
     POST   /_fleetctl/regions            {"region": …}: have this region too
 """
@@ -69,19 +69,22 @@ class Admin:
     def _add_fault(self, request: Request) -> dict[str, Any]:
         wanted = json.loads(request.get_data())
         fault = self._wire.faults.add(**wanted)
-        if fault.kind == "interruption":
-            self._interrupt(fault)
+        if fault.kind in ("interruption", "rebalance"):
+            self._notify(fault)
         elif fault.kind == "dies":
             self._kill(fault)
         return {"id": fault.id}
 
-    def _interrupt(self, fault: Fault) -> None:
+    def _notify(self, fault: Fault) -> None:
         id = fault.where.get("instance", "")
         instance = self._wire.instances.get(id)
         if instance is None:
             raise Refused("InvalidInstanceID.NotFound", f"{id} is not a living spot instance")
         [backend] = self._backends(instance.region_name)
-        backend.market.interrupt(id, fault.settings["action"], float(fault.settings["seconds"]))
+        if fault.kind == "rebalance":
+            backend.market.advise(id)
+        else:
+            backend.market.interrupt(id, fault.settings["action"], float(fault.settings["seconds"]))
         fault.hits += 1
 
     def _kill(self, fault: Fault) -> None:

@@ -43,6 +43,7 @@ KINDS: dict[str, Kind] = {
                  (*POOL, "instance"), {"seconds": 0.0}),
     "interruption": Kind("the spot instance gets an interruption notice and is taken after `seconds`", ("instance",),
                          {"seconds": 120.0, "action": "terminate"}),
+    "rebalance": Kind("the spot instance gets a recommendation to rebalance, and nothing follows from it", ("instance",)),
     "invisible": Kind("what is made now is not seen for `seconds`, and not found by its id; `resource` is the id's beginning: i, sir, "
                       "vol, fleet, lt", ("resource",), {"seconds": 1.0}),
     "throttling": Kind("calls are refused with RequestLimitExceeded", CALL),

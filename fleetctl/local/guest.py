@@ -91,6 +91,10 @@ class Guest:
         """Shows a spot interruption notice in the metadata."""
         self._metadata.interrupt(action, at)
 
+    def advise(self, at: str) -> None:
+        """Shows a recommendation to rebalance in the metadata."""
+        self._metadata.advise(at)
+
     async def until(self, true: Callable[[], bool], timeout: float | None = None) -> None:
         """Waits until the condition holds, or the timeout (seconds) is over. For the one driver task."""
         with contextlib.suppress(TimeoutError):

@@ -117,7 +117,11 @@ class Hypervisor:
 
     def interrupt(self, instance_id: str, action: str, at: str) -> None:
         """Puts a spot interruption notice into the instance's metadata: `action` terminate, stop or hibernate, `at` an ISO time."""
-        self._post(self._interrupt, instance_id, action, at)
+        self._post(self._notify, instance_id, lambda guest: guest.interrupt(action, at))
+
+    def advise(self, instance_id: str, at: str) -> None:
+        """Puts a recommendation to rebalance into the instance's metadata, as made at an ISO time."""
+        self._post(self._notify, instance_id, lambda guest: guest.advise(at))
 
     def settled(self, instance_id: str) -> None:
         """Says that an instance's heavy boot phase is over, which lets the next one through the gate."""
@@ -214,9 +218,9 @@ class Hypervisor:
             self._tell(self._on_gone, instance_id)
         guest.aim(goal, grace)
 
-    def _interrupt(self, instance_id: str, action: str, at: str) -> None:
+    def _notify(self, instance_id: str, notify: Callable[[Guest], None]) -> None:
         if guest := self._guests.get(instance_id):
-            guest.interrupt(action, at)
+            notify(guest)
 
     def _settled(self, instance_id: str) -> None:
         if guest := self._guests.get(instance_id):

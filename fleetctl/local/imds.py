@@ -76,12 +76,17 @@ class Metadata:
         self._boot, self._credentials = boot, credentials
         self._tokens = Tokens()
         self._notice: tuple[str, str] | None = None
+        self._advised = ""
         self._launched = datetime.now(UTC)
         self._facts = self._gather()
 
     def interrupt(self, action: str, at: str) -> None:
         """From now on there is a notice: `action` is terminate, stop or hibernate, `at` an ISO time."""
         self._notice = action, at
+
+    def advise(self, at: str) -> None:
+        """From now on there is a recommendation to rebalance, made at this ISO time."""
+        self._advised = at
 
     def respond(self, method: str, target: str, headers: Mapping[str, str], now: float) -> Reply:
         """The reply to one request; header names in lower case, `now` in seconds of any steady clock."""
@@ -154,10 +159,13 @@ class Metadata:
         return facts
 
     def _changing(self) -> dict[str, bytes]:
+        facts = {}
+        if self._advised:
+            facts["meta-data/events/recommendations/rebalance"] = json.dumps({"noticeTime": self._advised}).encode()
         if self._notice is None:
-            return {}
+            return facts
         action, at = self._notice
-        facts = {"meta-data/spot/instance-action": json.dumps({"action": action, "time": at}).encode()}
+        facts["meta-data/spot/instance-action"] = json.dumps({"action": action, "time": at}).encode()
         if action == "terminate":       # the older item, only for this action
             facts["meta-data/spot/termination-time"] = at.encode()
         return facts

@@ -109,13 +109,21 @@ class SpotMarket:
     def interrupt(self, instance_id: str, action: str, seconds: float) -> None:
         """Give a spot instance its notice now, and take it after `seconds`. Raises Refused if there is none such."""
         with self.lock:
-            instance, request = self.instances.get(instance_id), self.book.of_instance(instance_id)
-            if instance is None or request is None or instance.state in ("shutting-down", "terminated"):
-                raise Refused("InvalidInstanceID.NotFound", f"{instance_id} is not a living spot instance")
-            self.book.apply(request.id, Event.MARKED, utc())
-            at = (utc() + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-            self.instances.machines.interrupt(instance_id, action, at)
+            self.book.apply(self._living(instance_id).id, Event.MARKED, utc())
+            self.instances.machines.interrupt(instance_id, action, _iso(utc() + timedelta(seconds=seconds)))
         self.timers.after(seconds, lambda: self._take(instance_id))
+
+    def advise(self, instance_id: str) -> None:
+        """Recommend to rebalance a spot instance. Raises Refused if there is none such."""
+        with self.lock:
+            self._living(instance_id)
+            self.instances.machines.advise(instance_id, _iso(utc()))
+
+    def _living(self, instance_id: str) -> SpotRequest:
+        instance, request = self.instances.get(instance_id), self.book.of_instance(instance_id)
+        if instance is None or request is None or instance.state in ("shutting-down", "terminated"):
+            raise Refused("InvalidInstanceID.NotFound", f"{instance_id} is not a living spot instance")
+        return request
 
     def _take(self, instance_id: str) -> None:
         with self.lock:
@@ -125,3 +133,5 @@ class SpotMarket:
         return f"<SpotMarket {self.book!r}>"
 
 
+def _iso(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -87,6 +87,15 @@ def test_an_interruption_notice_appears() -> None:
     assert look(service, "/latest/meta-data/spot/termination-time") == at
 
 
+def test_a_recommendation_to_rebalance_is_no_notice() -> None:
+    service = metadata()
+    path = "/latest/meta-data/events/recommendations/rebalance"
+    assert look(service, path) is None
+    service.advise("2030-01-01T00:00:00Z")
+    assert json.loads(look(service, path) or "") == {"noticeTime": "2030-01-01T00:00:00Z"}
+    assert look(service, "/latest/meta-data/spot/instance-action") is None
+
+
 @pytest.mark.parametrize("headers, status", [
     ({TTL: "1"}, 200), ({TTL: "21600"}, 200), ({}, 400), ({TTL: "0"}, 400), ({TTL: "21601"}, 400), ({TTL: "x"}, 400), ({TTL: "-5"}, 400),
     ({TTL: "9" * 5000}, 400), ({TTL: "60", "x-forwarded-for": "1.2.3.4"}, 403),

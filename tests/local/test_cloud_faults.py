@@ -78,6 +78,17 @@ def test_an_interruption_is_announced_and_carried_out(world: Any) -> None:
     assert (world.requests([id])[0]["State"], status(world, id)) == ("closed", "instance-terminated-no-capacity")
 
 
+def test_a_recommendation_to_rebalance_takes_nothing(world: Any) -> None:
+    [id] = world.request_spot()
+    [made] = world.fulfilled([id])
+    world.cloud.fault("rebalance", instance=made)
+    assert status(world, id) == "fulfilled"
+    with pytest.raises(LocalCloudError, match="not a living spot instance"):
+        world.cloud.fault("rebalance", instance="i-0123456789abcdef0")
+    world.ec2.terminate_instances(InstanceIds=[made])
+    world.in_state(made, "terminated")
+
+
 def test_calls_are_throttled_by_service_and_operation(world: Any) -> None:
     world.cloud.fault("throttling", service="ec2", operation="Describe*", times=1)
     world.sqs.list_queues()
