@@ -97,6 +97,7 @@ class Looking:
             except GridUnreachable:
                 self._lose()
                 raise
+        self._reading.need()                            # this thread waits for a lock and reads nothing itself
         if not gate.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise GridUnreachable(f"{self.address.url} did not answer in time")
         if isinstance(got[0], GridError):

@@ -19,6 +19,14 @@ from gridworker.store import Connection
 HERE = Path(__file__).parent
 
 
+def ended(pid: int) -> bool:
+    """Whether a process is no more (or only a zombie of somebody else's)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
     """The first true value of the condition; fails the test when there is none in time."""
     deadline = time.monotonic() + seconds

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grid_calls as calls
 import pytest
-from grid_lab import Lab, lines, until
+from grid_lab import Lab, ended, lines, until
 
 import gridworker
 from gridworker.keys import Keys
@@ -193,14 +193,7 @@ def test_the_server_is_new_enough_and_ends_with_its_starter(tmp_path: Path) -> N
     starter.kill()
     starter.communicate()
 
-    def gone() -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-
-    until(gone, "the server to end")
+    until(lambda: ended(pid), "the server to end")
 
 
 def test_a_server_keeps_its_password_to_itself(tmp_path: Path) -> None:

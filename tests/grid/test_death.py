@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grid_calls as calls
 import pytest
-from grid_lab import Lab, lines, until
+from grid_lab import Lab, ended, lines, until
 
 from gridworker import NodeLost
 from gridworker.server import Server
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 
 def pids(grid: Grid, kind: str = "worker") -> dict[str, int]:
     return {name: node["pid"] for name, node in grid.status().nodes.items() if node["kind"] == kind}
-
-
-def ended(pid: int) -> bool:
-    """Whether a process is no more (or only a zombie of somebody else's)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def test_calls_of_a_killed_worker_are_run_again(lab: Lab) -> None:

@@ -41,6 +41,13 @@ def test_an_answer_that_nobody_waits_for_arrives_too(grid: Grid) -> None:
     assert answer.result() == 3
 
 
+def test_a_look_at_the_grid_finds_a_reader_however_long_the_client_was_idle(grid: Grid) -> None:
+    for _ in range(3):
+        led_by_callers(grid)
+        until(lambda: grid._reading._deep, "the background thread to sleep for good")
+        assert grid._command("PING", timeout=20.0) == b"PONG"
+
+
 async def test_awaiting_works_after_blocking_and_the_other_way_round(grid: Grid) -> None:
     for number in range(3):
         led_by_callers(grid)

@@ -30,7 +30,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 def gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except OSError:      # not there, or gone between opening and reading
         return True
 
 

@@ -19,7 +19,7 @@ def gone(pid: int) -> bool:
     """Whether a process has ended (a zombie has)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except OSError:      # not there, or gone between opening and reading
         return True
 
 
