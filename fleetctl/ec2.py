@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from .errors import AwsError, Network, NotFound, Throttled
-from .lifecycle import Seen
+from .events import Seen
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,14 @@ async def instances(call: Call, ids: Sequence[str]) -> list[dict[str, Any]]:
         except NotFound:
             for few in _parts(part, VALUES):
                 rows += await _pages(call, "describe_instances", "Reservations", Filters=[_by_id(few)])
+    return [one for reservation in rows for one in reservation["Instances"]]
+
+
+async def instances_with(call: Call, name: str, values: Sequence[str]) -> list[dict[str, Any]]:
+    """Instances by a filter, such as `tag:…` or `spot-instance-request-id`. Not yet visible ones are missing, not an error."""
+    rows: list[dict[str, Any]] = []
+    for part in _parts(values, VALUES):
+        rows += await _pages(call, "describe_instances", "Reservations", Filters=[{"Name": name, "Values": list(part)}])
     return [one for reservation in rows for one in reservation["Instances"]]
 
 
@@ -97,17 +105,27 @@ async def spot_prices(call: Call, types: Sequence[str], now: datetime) -> dict[t
     return prices
 
 
-def seen(requests: Sequence[dict[str, Any]]) -> tuple[Seen, ...]:
-    """Listed spot requests as the events that a launch understands."""
-    out = []
-    for one in requests:
-        instance, state = one.get("InstanceId") or None, one.get("State", "")
-        status = one.get("Status", {}).get("Code", "")
-        # a cancelled request without an instance is over, unless its status says that there is one, which this listing does not show yet
-        without = instance is None and status != RUNS_ON
-        over = state in OVER or (state == "cancelled" and (without or status.startswith(TERMINATED)))
-        out.append(Seen(one["SpotInstanceRequestId"], instance, status, over))
-    return tuple(out)
+def seen(rows: Sequence[dict[str, Any]]) -> tuple[Seen, ...]:
+    """Listed spot requests, or instances, as the events that a launch understands."""
+    return tuple(_instance(row) if isinstance(row.get("State"), dict) else _request(row) for row in rows)
+
+
+def _request(row: dict[str, Any]) -> Seen:
+    instance, state = row.get("InstanceId") or None, row.get("State", "")
+    status = row.get("Status", {}).get("Code", "")
+    # a cancelled request without an instance is over, unless its status says that there is one, which this listing does not show yet
+    without = instance is None and status != RUNS_ON
+    over = state in OVER or (state == "cancelled" and (without or status.startswith(TERMINATED)))
+    kind, zone = row.get("LaunchSpecification", {}).get("InstanceType", ""), row.get("LaunchedAvailabilityZone", "")
+    return Seen(row["SpotInstanceRequestId"], instance, status, over, type=kind, zone=zone)
+
+
+def _instance(row: dict[str, Any]) -> Seen:
+    """Of an instance that has ended, the status is EC2's reason for it."""
+    one, state = row["InstanceId"], row["State"]["Name"]
+    status = row.get("StateReason", {}).get("Code") or state
+    zone = row.get("Placement", {}).get("AvailabilityZone", "")
+    return Seen(one, one, status, state == "terminated", row.get("SpotInstanceRequestId"), row.get("InstanceType", ""), zone)
 
 
 async def persist(call: Call, service: str, operation: str, **parameters: Any) -> dict[str, Any]:

@@ -4,8 +4,10 @@ Order of things: the channel's probe has come back, the intent is in the ledger,
 listings, the deadline, a cancel) go into the core one at a time, and its commands are carried out as tasks that nobody can cancel.
 Whatever breaks on the way, the futures get their outcome, and what the launch has made is ended: see `_break`.
 
-EC2 calls from the start to the resolution, whatever the number of machines: the request, one listing a second after the first report,
-one when held reports would decide, the prices, one DescribeInstances (volumes), one CreateTags; and a listing every 30 s of waiting.
+EC2 calls from the start to the resolution, whatever the number of machines, beside a listing every 30 s of waiting: by
+RequestSpotInstances the request, one listing a second after the first report, one when held reports would decide, the prices, one
+DescribeInstances (volumes), one CreateTags; by RunInstances, whose answer names the instances and which tags all, the request, the prices
+and one DescribeInstances; by CreateFleet the same, and the making and deleting of its launch template.
 """
 
 from __future__ import annotations
@@ -20,24 +22,21 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
-from . import ec2
+from . import ec2, shapes
+from .asking import Asking, asked
 from .bootstrap import Program
 from .bucket import Bucket
 from .errors import AwsError, FleetError
-from .lifecycle import (
-    GIVEN_UP,
-    SETTLED,
+from .events import (
     Arrived,
     Asked,
     Cancel,
     Command,
-    Core,
     Deadline,
     Describe,
     Enough,
     Event,
     GiveUp,
-    LaunchState,
     Listed,
     Refused,
     Reported,
@@ -45,12 +44,15 @@ from .lifecycle import (
     Slot,
     Terminate,
 )
+from .lifecycle import Core
 from .machines import Home, Machine, Machines
 from .messages import Report
 from .notify import Channel
 from .order import Order
 from .outcome import END_IT, Facts, failure
 from .profiles import Profile
+from .shapes import Shortfall
+from .states import GIVEN_UP, SETTLED, LaunchState
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +96,10 @@ class Conductor:
         self.order = Order(uuid4(), desk.id, request, program, wanted, now, now + seconds, fuse_minutes)
         self.uuid: UUID = self.order.uuid
         self.type, self.cap = self.order.type, self.order.cap
+        self._shape = self.order.shape
         self._call = functools.partial(desk.call, launch=str(self.uuid))
         self.core = Core(wanted, minimum)
+        self._calls = Asking(self._call, f"launch {self.uuid}", now + seconds, lambda: self.core.state in GIVEN_UP)
         self.began, self.deadline = now, now + seconds
         self.settled_at: float | None = None
         self.future: concurrent.futures.Future[Machines] = concurrent.futures.Future()
@@ -104,17 +108,17 @@ class Conductor:
         self.machines: dict[str, Machine] = {}
         self.arrived: list[str] = []  # keys in the order of their getting ready
         self.refusal: Exception | None = None
+        self.shortfalls: tuple[Shortfall, ...] = ()  # the capacity pools that gave none
         self.settled = asyncio.Event()  # the outcome is out, and whatever ends with it has been ended
         self._broken: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: asyncio.Task[None] | None = None
-        self._sent = False  # the launch call was made at least once
-        self._in_call = False  # it is on its way: its answer names what must be ended
         self._listing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None  # carries out the outcome
         self._timer: asyncio.TimerHandle | None = None
         self._listing_wanted = asyncio.Event()
         self._terminated: set[str] = set()
+        self._terminating = asyncio.Lock()  # who comes second hears what became of the first
         self._prices: Mapping[tuple[str, str], float] = {}
 
     def __repr__(self) -> str:
@@ -158,9 +162,9 @@ class Conductor:
         if first:  # bind instances to requests soon, even when nothing is decided by it, so that progress can be shown
             asyncio.get_running_loop().call_later(FIRST_LISTING_SECONDS, self._list_if_held)
 
-    def listed(self, requests: Sequence[dict[str, Any]]) -> None:
-        """A listing of spot requests, as AWS gives it."""
-        self.feed(Listed(ec2.seen(requests)))
+    def listed(self, rows: Sequence[dict[str, Any]]) -> None:
+        """A listing of spot requests or of instances, as AWS gives it. It may be wider than the launch."""
+        self.feed(Listed(ec2.seen(rows)))
 
     def machine(self, slot: Slot) -> Machine:
         """The user's view of a slot."""
@@ -173,8 +177,9 @@ class Conductor:
 
     def rate(self, slot: Slot) -> float | None:
         """USD an hour of one machine: the pool's present price, else the dearest known of its type, else the request's cap."""
-        kind, zone = self.type, slot.report.zone if slot.report else ""
-        price = self._prices.get((kind, zone)) or max((p for (t, _), p in self._prices.items() if t == kind), default=None)
+        kind, zone = slot.type, slot.zone or (slot.report.zone if slot.report else "")
+        kinds = (kind,) if kind else self.order.types
+        price = self._prices.get((kind, zone)) or max((p for (t, _), p in self._prices.items() if t in kinds), default=None)
         return price if price is not None else self.cap
 
     # --- carrying out -----------------------------------------------------------------------------------------------------------
@@ -245,44 +250,31 @@ class Conductor:
             channel.demultiplexer.handlers[self.uuid] = self.report
             secret = await self.desk.secret_parameter() if self.order.program.secret else None
             request = self.order.finished(topic_arn=channel.topic_arn, region=self.desk.profile.region, secret=secret)
-            keys = await self._request(request)
+            answer = await self._calls.send(shapes.calls(request))
         except Exception as error:
             self.refusal = error
             self.feed(Refused(str(error)))
         else:
-            self.feed(Asked(keys))
-            self._spawn(self._learn_prices())
+            if answer is not None:
+                self.shortfalls = shapes.shortfalls(answer)
+                self.feed(asked(answer))
+                self._spawn(self._learn_prices())
+        finally:
+            await self._calls.clear_up()
 
     async def _learn_prices(self) -> None:
+        types = {slot.type for slot in self.core.all() if slot.type} or self.order.types
         try:
-            self._prices = await self.desk.prices([self.type])
+            self._prices = await self.desk.prices(sorted(types))
         except Exception:  # a price is worth no machine
             log.warning("launch %s: its prices are not known, the cap is shown instead", self.uuid, exc_info=True)
-
-    async def _request(self, request: dict[str, Any]) -> tuple[str, ...]:
-        """The launch call. Lost answers and throttling are asked again with the same client token, so nothing is launched twice."""
-        for pause in (*ec2.PAUSES, None):
-            try:
-                self._sent = self._in_call = True
-                answer = await self._call("ec2", "request_spot_instances", **request)
-                break
-            except ec2.TRANSIENT as error:
-                if pause is None or time.time() + pause >= self.deadline or self.core.state in GIVEN_UP:
-                    raise
-                log.warning("launch %s: %s; asking again in %d s with the same token", self.uuid, error.what, pause)
-                self.refusal = error
-            finally:
-                self._in_call = False
-            await asyncio.sleep(pause)
-        self.refusal = None
-        return tuple(one["SpotInstanceRequestId"] for one in answer["SpotInstanceRequests"])
 
     # --- listing ------------------------------------------------------------------------------------------------------------------
 
     async def _keep_listing(self) -> None:
         """List when the core asks for it (less and less often if that does not help), and now and then while there is no outcome."""
         clock = asyncio.get_running_loop().time
-        tries, last, regular = 0, clock() - LISTING_SECONDS, EARLY_SECONDS
+        tries, last, regular = 0, clock() - LISTING_SECONDS, EARLY_SECONDS if self._shape.waits else LISTING_SECONDS
         while True:
             try:
                 async with asyncio.timeout(None if self.core.state in SETTLED else regular):
@@ -313,7 +305,10 @@ class Conductor:
         return True
 
     async def _rows(self) -> list[dict[str, Any]]:
-        return await ec2.spot_requests(self._call, ec2.LAUNCH_TAG, str(self.uuid))
+        """What AWS shows of the launch: its spot requests where those wait for capacity, else its instances."""
+        if self._shape.waits:
+            return await ec2.spot_requests(self._call, ec2.LAUNCH_TAG, str(self.uuid))
+        return await ec2.instances_with(self._call, f"tag:{ec2.LAUNCH_TAG}", [str(self.uuid)])
 
     # --- outcomes -----------------------------------------------------------------------------------------------------------------
 
@@ -321,37 +316,41 @@ class Conductor:
         """Up. Whoever has not come is cancelled first, listed again (a request may have been filled meanwhile), then terminated."""
         if requests:
             try:
-                await ec2.cancel(self._call, requests)
-                await self._list()
+                if self._shape.waits:
+                    await ec2.cancel(self._call, requests)
+                    await self._list()
                 await self._terminate([*instances, *(s.instance for s in self.core.all() if s.dropped and s.instance)])
             except AwsError as error:
                 log.warning("launch %s is up; what has not reported could not be ended, the teardown will: %s", self.uuid, error.what)
         await self._adopt()
+        if self._asking is not None:
+            await asyncio.wait([self._asking])  # it may still delete its launch template
         self._settle(None)
 
     async def _adopt(self) -> None:
-        """Tag instances and their volumes as ours in one call. If it fails they are still ours by the chain from the tagged request."""
+        """Learn when the instances began and which requests they have; tag what the launch call could not tag, in one call.
+
+        If that fails, instances are still ours by the chain from the tagged request.
+        """
         alive = [slot.instance for slot in self.core.all() if slot.instance and slot.alive and not slot.dropped]
         try:
             found = await ec2.instances(self._call, alive)
-            volumes = [v["Ebs"]["VolumeId"] for one in found for v in one.get("BlockDeviceMappings", []) if "Ebs" in v]
+            self.listed(found)
             for one in found:
                 self.core.by_instance[one["InstanceId"]].launched = one["LaunchTime"].timestamp()
-            await ec2.tag(self._call, [*alive, *volumes], self.order.tags)
+            if "instance" not in self._shape.tagged:
+                volumes = [v["Ebs"]["VolumeId"] for one in found for v in one.get("BlockDeviceMappings", []) if "Ebs" in v]
+                await ec2.tag(self._call, [*alive, *volumes], self.order.tags)
         except FleetError as error:  # AWS, or the disk that holds the ledger: the machines are up all the same
-            log.warning("launch %s: its instances could not be tagged: %s", self.uuid, error.what)
+            log.warning("launch %s: its instances could not be looked up and tagged: %s", self.uuid, error.what)
 
     async def _terminate(self, instances: Sequence[str]) -> None:
         """Terminate what nobody waits for, each once. Raises AwsError when AWS takes none of it."""
-        new = [one for one in dict.fromkeys(instances) if one not in self._terminated]
-        self._terminated.update(new)
-        try:
+        async with self._terminating:
+            new = [one for one in dict.fromkeys(instances) if one not in self._terminated]
             refused = await ec2.terminate(self._call, new)
-        except BaseException:
-            self._terminated.difference_update(new)
-            raise
+            self._terminated.update(one for one in new if one not in refused)
         for instance, error in refused.items():
-            self._terminated.discard(instance)
             log.warning("launch %s: %s could not be terminated: %s", self.uuid, instance, error.what)
 
     async def _terminate_late(self, instances: Sequence[str]) -> None:
@@ -364,11 +363,11 @@ class Conductor:
     async def _give_up(self, why: str) -> None:
         """Below the minimum: cancel, list, terminate, then say why."""
         if self._asking is not None:
-            if not self._in_call:
+            if not self._calls.in_call:
                 self._asking.cancel()
             await asyncio.wait([self._asking])
-        unsure = isinstance(self.refusal, ec2.TRANSIENT)  # a lost answer may hide machines
-        if self._sent and (why in ("deadline", "cancelled") or unsure):
+        unsure = any(isinstance(one, ec2.TRANSIENT) for one in (self.refusal, self._calls.trouble))  # a lost answer may hide machines
+        if self._calls.sent and (why in ("deadline", "cancelled") or unsure):
             with contextlib.suppress(AwsError):  # tells a silent channel from dead machines; `_end_all` lists again
                 self._found(await self._rows())
         error = failure(why, self._facts())  # as things are before their end changes them
@@ -384,7 +383,8 @@ class Conductor:
         """Cancel, list, terminate everything of the launch; returns what may still run."""
         try:
             if self.core.slots:
-                await ec2.cancel(self._call, list(self.core.slots))
+                if self._shape.waits:
+                    await ec2.cancel(self._call, list(self.core.slots))
                 self._found(await self._rows())
             await self._terminate([slot.instance for slot in self.core.all() if slot.instance and slot.alive])
         except AwsError as trouble:
@@ -396,9 +396,11 @@ class Conductor:
 
     def _found(self, rows: Sequence[dict[str, Any]]) -> None:
         """A listing after the launch was given up. What a lost answer has made is ours by its tag."""
-        self.feed(Asked(tuple(row["SpotInstanceRequestId"] for row in rows)))
-        self.listed(rows)
+        seen = ec2.seen(rows)
+        known = (*self.core.slots, *self.core.by_instance)
+        self.feed(Asked(tuple(one.key for one in seen if one.key not in known and one.request not in known), seen))
 
     def _facts(self) -> Facts:
         seconds = self.deadline - self.began
-        return Facts(f"launch {self.uuid} of {self.core.wanted} × {self.type or 'machine'}", self.core, self.snapshot(), seconds)
+        title = f"launch {self.uuid} of {self.core.wanted} × {self.type or 'machine'}"
+        return Facts(title, self.core, self.snapshot(), seconds, self.shortfalls)

@@ -1,10 +1,10 @@
-"""The life of a launch and of its machines: states, events, transitions, decisions. No I/O, no clock of its own.
+"""The life of a launch and of its machines: the decisions. No I/O, no clock of its own. States and tables are in `states`.
 
 Rules
   * A machine moves along MACHINE, a launch along LAUNCH. A pair that a table lacks is illegal: it raises and changes nothing.
   * Reports are snapshots that come late, twice, in any order: for machines every (state, event) pair is legal, and what a late
     report may not undo maps a state to itself. `gone` and `ended` are never left.
-  * A report of an instance that no listing has shown yet is held, and applied when a listing shows the instance.
+  * A report of an instance that no answer and no listing has shown yet is held, and applied when one shows the instance.
   * `Core.step` takes one event and returns the commands that the shell must carry out, in order. It decides; `launch.py` acts.
   * A machine counts as lost when it failed, or is gone, before it was ever ready. What happens after it was ready changes the
     machine and never the outcome.
@@ -14,239 +14,52 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from .events import (
+    Arrived,
+    Asked,
+    Cancel,
+    Command,
+    Deadline,
+    Describe,
+    Ended,
+    Enough,
+    Event,
+    GiveUp,
+    Listed,
+    Refused,
+    Reported,
+    Resolve,
+    Seen,
+    Slot,
+    Terminate,
+)
 from .messages import Phase, Report
+from .states import (
+    GIVEN_UP,
+    HAPPENING,
+    LAUNCH,
+    MACHINE,
+    SETTLED,
+    Happening,
+    IllegalTransition,
+    LaunchState,
+    MachineState,
+    Turn,
+    diagram,
+)
 
+__all__ = [
+    "GIVEN_UP", "LAUNCH", "MACHINE", "SETTLED", "Happening", "IllegalTransition", "LaunchState", "MachineState", "Turn", "diagram",
+    "Slot",
+    "Asked", "Cancel", "Deadline", "Ended", "Event", "Listed", "Refused", "Reported", "Seen",
+    "Arrived", "Command", "Describe", "Enough", "GiveUp", "Resolve", "Terminate",
+    "Core",
+]
 
-class MachineState(StrEnum):
-    """Where a machine is, as far as its reports and AWS's listings have said."""
-
-    PENDING = "pending"  # asked for, no instance yet
-    LAUNCHED = "launched"  # an instance is listed, it has not reported
-    BOOTED = "booted"  # its boot script runs
-    READY = "ready"  # its commands are up
-    INTERRUPTED = "interrupted"  # AWS has said that it will take it back
-    FAILED = "failed"  # a command ended with a non-zero exit
-    GONE = "gone"  # seen terminated, or its request ended without an instance
-
-
-class LaunchState(StrEnum):
-    """Where a launch is. `up`, `failed` and `cancelled` are outcomes; `ended` is an outcome whose machines are all gone."""
-
-    ASKING = "asking"
-    WAITING = "waiting"
-    UP = "up"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    ENDED = "ended"
-
-
-class Happening(StrEnum):
-    """What can happen to a machine."""
-
-    LISTED = "listed"
-    BOOTED = "booted"
-    READY = "ready"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
-    ENDED = "ended"
-
-
-class Turn(StrEnum):
-    """What can happen to a launch as a whole."""
-
-    ASKED = "asked"  # AWS has accepted the request
-    REFUSED = "refused"  # AWS has refused it, for good
-    ENOUGH = "enough"  # all that can come has come, and it is at least the minimum
-    SHORT = "short"  # the minimum cannot be reached any more, or the deadline came first
-    CANCEL = "cancel"  # the user cancels, or tears down
-    ENDED = "ended"  # everything is seen to be gone
-
-
-def _machine_table() -> dict[MachineState, dict[Happening, MachineState]]:
-    """Reports only ever move a machine forward in this order; the one way back to an earlier row does not exist."""
-    M, H = MachineState, Happening
-    target = {H.LISTED: M.LAUNCHED, H.BOOTED: M.BOOTED, H.READY: M.READY, H.INTERRUPTED: M.INTERRUPTED, H.FAILED: M.FAILED, H.ENDED: M.GONE}
-    order = list(M)
-    return {state: {event: max(state, to, key=order.index) for event, to in target.items()} for state in M}
-
-
-MACHINE: Mapping[MachineState, Mapping[Happening, MachineState]] = _machine_table()
-
-LAUNCH: Mapping[LaunchState, Mapping[Turn, LaunchState]] = {
-    LaunchState.ASKING: {
-        Turn.ASKED: LaunchState.WAITING,
-        Turn.REFUSED: LaunchState.FAILED,
-        Turn.SHORT: LaunchState.FAILED,
-        Turn.CANCEL: LaunchState.CANCELLED,
-    },
-    LaunchState.WAITING: {Turn.ENOUGH: LaunchState.UP, Turn.SHORT: LaunchState.FAILED, Turn.CANCEL: LaunchState.CANCELLED},
-    LaunchState.UP: {Turn.CANCEL: LaunchState.UP, Turn.ENDED: LaunchState.ENDED},
-    # the answer to the asking call may come after the launch was given up: what it names is then ended
-    LaunchState.FAILED: {
-        Turn.ASKED: LaunchState.FAILED,
-        Turn.REFUSED: LaunchState.FAILED,
-        Turn.CANCEL: LaunchState.FAILED,
-        Turn.ENDED: LaunchState.ENDED,
-    },
-    LaunchState.CANCELLED: {
-        Turn.ASKED: LaunchState.CANCELLED,
-        Turn.REFUSED: LaunchState.CANCELLED,
-        Turn.CANCEL: LaunchState.CANCELLED,
-        Turn.ENDED: LaunchState.ENDED,
-    },
-    LaunchState.ENDED: {Turn.CANCEL: LaunchState.ENDED, Turn.ENDED: LaunchState.ENDED},
-}
-
-HAPPENING = {
-    Phase.BOOTED: Happening.BOOTED,
-    Phase.READY: Happening.READY,
-    Phase.FAILED: Happening.FAILED,
-    Phase.INTERRUPTED: Happening.INTERRUPTED,
-}
 HELD_BEYOND = 64  # reports held beyond twice the wanted count: room for strays, and a bound
-
-GIVEN_UP = frozenset({LaunchState.FAILED, LaunchState.CANCELLED, LaunchState.ENDED})
-SETTLED = GIVEN_UP | {LaunchState.UP}
-
-
-class IllegalTransition(RuntimeError):
-    """An event that the launch's state does not allow: an error of this program, never of AWS or of a machine. Nothing was changed."""
-
-
-@dataclass(slots=True)
-class Slot:
-    """One machine of a launch: `key` is its spot request (its instance id where there is none)."""
-
-    key: str
-    instance: str | None = None
-    state: MachineState = MachineState.PENDING
-    report: Report | None = None
-    was_ready: bool = False
-    status: str = ""  # AWS's word for the request: pending-evaluation, price-too-low, …
-    dropped: bool = False  # nobody waits for it any more: its request is cancelled, its instance terminated
-    launched: float | None = None  # when it began to cost money, seconds since the epoch
-    gone: float | None = None  # when it was seen to be gone
-
-    @property
-    def lost(self) -> bool:
-        """Failed, gone or being taken back without ever having been ready."""
-        return not self.was_ready and self.state in (MachineState.INTERRUPTED, MachineState.FAILED, MachineState.GONE)
-
-    @property
-    def alive(self) -> bool:
-        """Has an instance that is not known to be gone: it costs money."""
-        return self.instance is not None and self.state is not MachineState.GONE
-
-
-# --- events -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """AWS accepted the call; `keys` are the spot requests it made."""
-
-    keys: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """AWS refused the call for good."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One spot request as a listing shows it. `over`: it will never have an instance, or its instance has ended."""
-
-    key: str
-    instance: str | None = None
-    status: str = ""
-    over: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """The answer of a describe call."""
-
-    seen: tuple[Seen, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """A machine has spoken."""
-
-    report: Report
-
-
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """The launch's time is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """The user gives the launch up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A teardown has seen these instances gone; `all` when nothing of the launch is left."""
-
-    instances: tuple[str, ...]
-    all: bool = False
-
-
-Event = Asked | Refused | Listed | Reported | Deadline | Cancel | Ended
-
-
-# --- commands ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A machine became ready: tell whoever iterates."""
-
-    slot: Slot
-
-
-@dataclass(frozen=True, slots=True)
-class Enough:
-    """The minimum is up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Describe:
-    """A held report would decide the launch, or is of a machine that nobody waits for: list the requests now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resolve:
-    """The launch is up. Cancel `requests` and terminate `instances` first: they have not reported, and nobody waits for them."""
-
-    requests: tuple[str, ...]
-    instances: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """The launch is over below its minimum: end everything of it, then fail the future because of `why`."""
-
-    why: str  # "refused", "failed", "deadline", "cancelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Terminate:
-    """A machine has turned up after its launch was given up."""
-
-    instances: tuple[str, ...]
-
-
-Command = Arrived | Enough | Describe | Resolve | GiveUp | Terminate
 
 
 @dataclass(slots=True)
@@ -273,8 +86,8 @@ class Core:
         Raises IllegalTransition, changing nothing.
         """
         match event:
-            case Asked(keys):
-                return self._asked(keys)
+            case Asked(keys, seen):
+                return self._asked(keys, seen, now)
             case Refused():
                 before = self.state
                 self._turn(Turn.REFUSED)
@@ -311,20 +124,21 @@ class Core:
             raise IllegalTransition(f"launch in state {self.state} cannot take {turn}; it can take {', '.join(allowed)}")
         self.state = allowed[turn]
 
-    def _asked(self, keys: Iterable[str]) -> list[Command]:
+    def _asked(self, keys: Iterable[str], seen: Iterable[Seen], now: float) -> list[Command]:
         self._turn(Turn.ASKED)
         for key in keys:
             self.slots.setdefault(key, Slot(key))
-        return self._decide() or ([Describe()] if self.held else [])  # machines may be quicker than AWS's answer
+        return self._listed(seen, now) or ([Describe()] if self.held else [])  # machines may be quicker than AWS's answer
 
     def _listed(self, seen: Iterable[Seen], now: float) -> list[Command]:
         commands: list[Command] = []
         late: list[str] = []
         for one in seen:
-            slot = self.slots.get(one.key)
+            slot = self.slots.get(one.key) or self.slots.get(one.request or "") or self.by_instance.get(one.instance or "")
             if slot is None:
                 continue  # a listing may be wider than the launch
-            slot.status = one.status or slot.status
+            slot.status, slot.request = one.status or slot.status, one.request or slot.request
+            slot.type, slot.zone = one.type or slot.type, one.zone or slot.zone
             if one.instance and slot.instance is None:
                 slot.instance, slot.launched = one.instance, now
                 self.by_instance[one.instance] = slot
@@ -406,7 +220,7 @@ class Core:
             return commands + self._resolve()
         if len(self.slots) - self.lost < self.minimum:
             self._turn(Turn.SHORT)
-            return [*commands, GiveUp("failed")]
+            return [*commands, GiveUp("failed" if self.lost else "short")]
         return [*commands, Describe()] if self._listing_due() else commands
 
     def _resolve(self) -> list[Command]:
@@ -428,16 +242,6 @@ class Core:
         ready = self.ready + phases.count(Phase.READY)
         lost = self.lost + phases.count(Phase.FAILED)
         return ready >= self.wanted or ready + lost >= len(self.slots) or len(self.slots) - lost < self.minimum
-
-
-def diagram(table: Mapping[StrEnum, Mapping[StrEnum, StrEnum]]) -> str:
-    """A transition table as a Mermaid state diagram; events that change nothing are left out."""
-    lines = ["stateDiagram-v2"]
-    for state, row in table.items():
-        for event, to in row.items():
-            if to is not state:
-                lines.append(f"    {state} --> {to}: {event}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -96,8 +96,8 @@ class Machine(Mapping[str, Any]):
 
     @property
     def request_id(self) -> str | None:
-        """The spot request's id."""
-        return self._slot.key if self._slot.key != self._slot.instance else None
+        """The spot request's id; None on demand, and as long as nothing has shown it."""
+        return self._slot.key if self._slot.key != self._slot.instance else self._slot.request
 
     @property
     def state(self) -> MachineState:

@@ -32,9 +32,21 @@ class Order:
         return f"<order {self.uuid}: {self.wanted} × {self.type or 'machine'}>"
 
     @property
+    def shape(self) -> shapes.Shape:
+        """The launch call that it is sent by."""
+        return shapes.shape_of(self.request)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The instance types that the request names, none where it names attributes."""
+        said = shapes.view(self.request).get("itype", ())
+        return (said,) if isinstance(said, str) else tuple(said)
+
+    @property
     def type(self) -> str:
-        """The instance type, '' where the request names none."""
-        return str(shapes.view(self.request).get("itype", ""))
+        """The instance types in words, '' where the request names none."""
+        first, more = self.types[:2], len(self.types) - 2
+        return " or ".join(first) + (f" or {more} more" if more > 0 else "")
 
     @property
     def cap(self) -> float | None:

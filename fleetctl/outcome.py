@@ -7,18 +7,21 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .errors import LaunchCancelled, LaunchFailed, NeverReported, ScriptFailed
-from .lifecycle import Core, MachineState
+from .lifecycle import Core
+from .shapes import Shortfall
+from .states import MachineState
 
 END_IT = "call teardown_all(), which ends it and proves it"
 
 
 class Facts(NamedTuple):
-    """What the errors tell: `title` names the launch, `seconds` is the time it was allowed."""
+    """What the errors tell: `title` names the launch, `seconds` is the time it was allowed, `shortfalls` the pools that gave none."""
 
     title: str
     core: Core
     machines: Mapping[str, Any]
     seconds: float
+    shortfalls: tuple[Shortfall, ...] = ()
 
 
 def failure(why: str, facts: Facts) -> LaunchFailed:
@@ -31,6 +34,8 @@ def failure(why: str, facts: Facts) -> LaunchFailed:
         script = _script_failed(facts, common)
         if script is not None:
             return script
+    if why == "short":
+        return _short(facts, common)
     counts = core.counts()
     states = ", ".join(f"{n} {state}" for state, n in counts.items() if n) or "none listed"
     statuses = ", ".join(f"{n} × {code}" for code, n in Counter(slot.status for slot in core.slots.values() if slot.status).items())
@@ -53,6 +58,17 @@ def failure(why: str, facts: Facts) -> LaunchFailed:
         hint, todo = "", "look at the requests' status; another type or zone may have machines"
     return NeverReported(
         f"{facts.title}: {core.ready} up after {facts.seconds:.0f} s, {core.minimum} were needed ({known}){hint}", todo=todo, **common
+    )
+
+
+def _short(facts: Facts, common: dict[str, Any]) -> LaunchFailed:
+    """EC2 gave fewer than the minimum, and named the pools that gave none."""
+    pools = [f"{one.type} in {one.place or 'any zone'}: {one.code}" for one in facts.shortfalls]
+    named = f" ({'; '.join(pools[:8])}{'; …' if len(pools) > 8 else ''})" if pools else ""
+    return LaunchFailed(
+        f"{facts.title}: EC2 gave {len(facts.core.slots)}, {facts.core.minimum} were needed{named}",
+        todo="name more types or zones, or ask for fewer",
+        **common,
     )
 
 

@@ -81,6 +81,8 @@ class Profile:
         out = dict(given)
         if isinstance(out.get("subnet"), str):
             out["subnet"] = self.subnet(out["subnet"])
+        elif isinstance(out.get("subnet"), (list, tuple)):
+            out["subnet"] = [self.subnet(one) if isinstance(one, str) else one for one in out["subnet"]]
         if isinstance(out.get("group"), str):
             out["group"] = self.group(out["group"])
         if isinstance(out.get("groups"), (list, tuple)):

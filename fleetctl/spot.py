@@ -20,7 +20,6 @@ T = TypeVar("T")
 Commands: TypeAlias = str | Sequence[str] | Program
 
 FUSE_MINUTES = 120
-LAUNCHES = "request_spot_instances"  # the call whose machines can be bound to their requests, listed and ended so far
 
 
 def bring_up_spots(
@@ -36,8 +35,9 @@ def bring_up_spots(
 ) -> Launch[Machines]:
     """Bring up `n` spot machines that run `cmds`. Returns at once; the launch is already under way.
 
-    `request` is a RequestSpotInstances dictionary as boto3 takes it; `aliases` change it (subnet, itype, price, … see `shapes`), and names
-    such as subnet="public" are looked up in the session's profile, which also fills in what neither names. It resolves to `Machines` when
+    `request` is a dictionary for RequestSpotInstances, RunInstances or CreateFleet as boto3 takes it (see `templates` for good ones);
+    `aliases` change it (subnet, itype, price, … see `shapes`), and names such as subnet="public" are looked up in the session's profile,
+    which also fills in what neither names. It resolves to `Machines` when
     `n` machines have reported that their commands are up, or, `minutes` from now, when at least `minimum` have (default: all).
     `lifetime="session"`: the machines end with this process at the latest. Whatever happens, each machine's fuse ends it two hours after
     it has booted, a living session's machines too.
@@ -96,7 +96,6 @@ def _bring_up(
     program = bootstrap.program(cmds)
     profile = session.profile
     asked = shapes.apply(request, **profile.aliases(aliases))
-    _check_shape(asked)
     said = shapes.view(asked)
     defaults = {
         "image": profile.image,
@@ -111,15 +110,6 @@ def _bring_up(
     conductor = Conductor(session, ready, program, wanted=n, minimum=minimum, seconds=60 * minutes, fuse_minutes=FUSE_MINUTES)
     session.begin(conductor)
     return Launch(conductor, session, choose)
-
-
-def _check_shape(request: dict[str, Any]) -> None:
-    shape = shapes.shape_of(request)
-    if shape.method != LAUNCHES:
-        raise RequestInvalid(
-            f"a launch is made by RequestSpotInstances; this is a request for {shape.operation}",
-            todo="write it with LaunchSpecification, or send what shapes.calls makes of it through session.boto3()",
-        )
 
 
 def _check_numbers(n: int, minimum: int, minutes: float, lifetime: str) -> None:

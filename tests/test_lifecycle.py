@@ -146,7 +146,7 @@ def test_what_the_launch_call_made_although_the_launch_was_cancelled_meanwhile_i
 
 
 def test_fewer_requests_than_the_minimum_end_the_launch_at_once():
-    assert Core(3, 2).step(Asked((key(0),)), 0) == [GiveUp("failed")]
+    assert Core(3, 2).step(Asked((key(0),)), 0) == [GiveUp("short")]
 
 
 def test_machines_may_be_quicker_than_the_answer_to_the_call_that_made_them():

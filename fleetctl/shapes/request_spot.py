@@ -46,5 +46,6 @@ REQUEST_SPOT_INSTANCES = Shape(
     rules=_rules,
     finish=_finish,
     calls=single_call("request_spot_instances"),
+    waits=True,
 )
 """The call that the launch requests of older programs are for."""

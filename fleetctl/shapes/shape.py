@@ -78,7 +78,8 @@ class Shape:
 
     `tagged` are the resource types that the call itself tags; what it creates beside them has to be tagged afterwards. `finish` says in
     a request what its terms say, and `calls` makes the calls of a finished one, in order. `beside` are the keys that belong to another
-    operation, made before this one, and `filled` is what `finish` always says, so that nobody need say it before.
+    operation, made before this one, and `filled` is what `finish` always says, so that nobody need say it before. `waits`: its requests
+    wait for capacity, and are listed and cancelled as such; the other calls answer with instances.
     """
 
     operation: str
@@ -91,6 +92,7 @@ class Shape:
     calls: Callable[[Request], tuple[Call, ...]]
     beside: Mapping[str, str] = field(default_factory=dict)
     filled: Mapping[str, Any] = field(default_factory=dict)
+    waits: bool = False
 
     @functools.cached_property
     def aliases(self) -> Aliases:

@@ -1,0 +1,98 @@
+"""Sending a launch: its calls in order, each asked again while AWS is slow to answer, with the same token, so nothing is made twice.
+
+A launch template is there for the length of its fleet's call. It is deleted whatever came of that; what is left of it after a fault is
+found by the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from . import ec2
+from .errors import AwsError, NotFound
+from .events import Asked, Seen
+from .shapes import Call, Launched, launched
+
+log = logging.getLogger(__name__)
+
+TEMPLATE, FLEET = "create_launch_template", "create_fleet"
+VISIBLE_SECONDS = 60.0  # how long a launch template that was just made may not be found yet
+
+
+class Asking:
+    """One launch's calls on their way. `stopped` tells whether the launch was given up meanwhile."""
+
+    def __init__(self, call: ec2.Call, what: str, deadline: float, stopped: Callable[[], bool]) -> None:
+        self._call, self._what, self._deadline, self._stopped = call, what, deadline, stopped
+        self.sent = False  # a call that makes something was made at least once
+        self.in_call = False  # one is on its way: its answer names what must be ended
+        self.trouble: AwsError | None = None  # why the call is being asked again
+        self._template: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<asking for {self._what}{', on its way' if self.in_call else ''}>"
+
+    async def send(self, calls: Sequence[Call]) -> dict[str, Any] | None:
+        """The launch call's answer; None when the launch was given up before that call was made. Raises AwsError."""
+        answer: dict[str, Any] | None = None
+        for one in calls:
+            if self._stopped():
+                return None
+            if one.method == TEMPLATE:
+                self._template = one.parameters["LaunchTemplateName"]
+            answer = await self._persist(one)
+        self.trouble = None
+        return answer
+
+    async def _persist(self, one: Call) -> dict[str, Any]:
+        pauses = iter(ec2.PAUSES)
+        began = time.time()
+        while True:
+            try:
+                self.sent = self.in_call = True
+                return await self._call("ec2", one.method, **one.parameters)
+            except AwsError as error:
+                pause = next(pauses, None)
+                early = one.method == FLEET and isinstance(error, NotFound) and time.time() - began < VISIBLE_SECONDS
+                if not (isinstance(error, ec2.TRANSIENT) or early) or pause is None:
+                    raise
+                if time.time() + pause >= self._deadline or self._stopped():
+                    raise
+                log.warning("%s: %s; asking again in %d s with the same token", self._what, error.what, pause)
+                self.trouble = error
+            finally:
+                self.in_call = False
+            await asyncio.sleep(pause)
+
+    async def clear_up(self) -> None:
+        """Delete the launch template, if one was asked for. Raises nothing: it costs nothing, and a teardown finds it."""
+        if self._template is None:
+            return
+        name, self._template = self._template, None
+        self.in_call = True
+        try:
+            await ec2.persist(self._call, "ec2", "delete_launch_template", LaunchTemplateName=name)
+        except NotFound:
+            log.debug("%s: there is no launch template %s", self._what, name)
+        except AwsError as error:
+            log.warning("%s: the launch template %s could not be deleted, the teardown will: %s", self._what, name, error.what)
+        finally:
+            self.in_call = False
+
+
+def asked(answer: Mapping[str, Any]) -> Asked:
+    """What a launch learns from the answer of its call."""
+    made = launched(answer)
+    return Asked(tuple(_key(one) for one in made), tuple(_seen(one) for one in made))
+
+
+def _key(one: Launched) -> str:
+    return one.request or str(one.instance)
+
+
+def _seen(one: Launched) -> Seen:
+    return Seen(_key(one), one.instance, request=one.request if one.instance else None, type=one.type, zone=one.zone)
