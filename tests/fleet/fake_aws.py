@@ -20,6 +20,12 @@ from fleetctl.messages import Phase, Report
 from fleetctl.profiles import Profile
 
 REQUEST = {"SpotPrice": "0.01", "LaunchSpecification": {"ImageId": "ami-0123456789abcdef0", "InstanceType": "t3.micro"}}
+MACHINE = {"ImageId": "ami-0123456789abcdef0", "InstanceType": "t3.micro"}
+REQUESTS = {  # the same machine by each launch call
+    "RequestSpotInstances": REQUEST,
+    "RunInstances": MACHINE,
+    "CreateFleet": {"LaunchTemplateData": MACHINE, "LaunchTemplateConfigs": []},
+}
 READS = ("describe_", "get_", "receive_", "publish", "delete_message")
 
 

@@ -253,12 +253,6 @@ def test_bad_input_is_refused_before_anything_is_sent(session, oracle, request_,
     assert oracle.ec2_calls() == {}
 
 
-def test_a_request_for_another_launch_call_is_refused_before_anything_is_sent(session, oracle):
-    with pytest.raises(RequestInvalid, match="RunInstances"):
-        bring_up_spots({"ImageId": "ami-0123456789abcdef0", "InstanceType": "t3.micro"}, 1, "true", session=session)
-    assert oracle.ec2_calls() == {}
-
-
 async def test_what_aws_refuses_is_the_error_and_leaves_nothing(session, request_):
     with pytest.raises(Exception, match=r"InvalidAMIID\.NotFound") as caught:
         await bring_up_spots(request_, 1, "true", image="ami-0123456789abcdef0", session=session)

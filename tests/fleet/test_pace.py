@@ -4,7 +4,7 @@ import asyncio
 import selectors
 
 import pytest
-from fake_aws import REQUEST, FakeAws
+from fake_aws import REQUESTS, FakeAws
 
 from fleetctl import ending, launch, shapes
 from fleetctl.bootstrap import Program
@@ -58,8 +58,8 @@ class Desk:
         return await launch.ec2.spot_prices(self.call, types, None)
 
 
-async def bring_up(cloud, n, *, minimum=None, seconds=600):
-    request = shapes.apply(REQUEST, price=0.01)
+async def bring_up(cloud, n, *, minimum=None, seconds=600, call="RequestSpotInstances"):
+    request = shapes.apply(REQUESTS[call], price=0.01)
     conductor = launch.Conductor(
         Desk(cloud), request, Program(("true",)), wanted=n, minimum=minimum or n, seconds=seconds, fuse_minutes=60
     )
@@ -69,12 +69,14 @@ async def bring_up(cloud, n, *, minimum=None, seconds=600):
     return conductor, asyncio.get_running_loop().time() - began
 
 
+@pytest.mark.parametrize("call", REQUESTS)
+@pytest.mark.parametrize("n", [1, 100])
 @pytest.mark.parametrize("boot", [20.0, 25.8, 40.0, 150.0])
-def test_a_hundred_machines_that_boot_as_on_ec2_cost_six_calls_and_one_for_each_half_minute_of_waiting(boot):
+def test_machines_that_boot_as_on_ec2_cost_six_calls_and_one_for_each_half_minute_of_waiting(boot, n, call):
     async def main():
         cloud = FakeAws(fill=4.0, boot=lambda number: boot * (0.8 + (number * 37 % 100) / 250))
-        conductor, seconds = await bring_up(cloud, 100)
-        assert len(conductor.future.result()) == 100
+        conductor, seconds = await bring_up(cloud, n, call=call)
+        assert len(conductor.future.result()) == n
         assert seconds < 4 + 1.3 * boot
         assert sum(cloud.ec2_calls().values()) <= 6 + seconds // 30, cloud.ec2_calls()
 
