@@ -14,6 +14,7 @@ from .follow import Following
 from .graph import Graph, read_graph
 from .keys import Keys
 from .logs import Entries, decode_entries, level_number
+from .reading import Reading
 from .status import Status, read_status
 from .store import Address, Connection, pack
 
@@ -28,6 +29,7 @@ class Looking:
     _lock: threading.Lock
     _open: bool
     _opened: threading.Event
+    _reading: Reading
     _replies: deque[Callable[[Any], None]]
 
     def _ready(self) -> object:
