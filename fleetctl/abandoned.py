@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Collection
 from pathlib import Path
 
 from .ec2 import Call
@@ -16,6 +18,8 @@ from .receipt import Receipt
 from .session import LEDGERS
 
 log = logging.getLogger(__name__)
+
+DYING_SECONDS = 30.0  # what the kernel may take to end a killed process, whose memory may be large
 
 
 def listing(home: Path) -> list[SessionRecord]:
@@ -52,27 +56,47 @@ def down(home: Path, *, force: bool = False) -> tuple[Receipt, list[SessionRecor
     return total, spared
 
 
-async def _end(record: SessionRecord, home: Path) -> Receipt:
+def take_over(home: Path, session: str, kept: Collection[str] = ()) -> Receipt:
+    """End what one session left, but for the launches `kept`. Its process is dying or dead: waits until its lock is free.
+
+    With something kept, the channel stays for it. Raises ProfileError, LedgerError.
+    """
+    until = time.monotonic() + DYING_SECONDS
+    while True:
+        record = next((one for one in sessions(home / LEDGERS) if one.id == session), None)
+        if record is None or record.ended is not None:
+            return Receipt()
+        if not record.living:
+            return asyncio.run(_end(record, home, kept))
+        if time.monotonic() >= until:
+            raise LedgerError(f"session {session} still has a process that holds its ledger", todo="`fleetctl down --force` ends it too")
+        time.sleep(0.05)
+
+
+async def _end(record: SessionRecord, home: Path, kept: Collection[str] = ()) -> Receipt:
     """One session's end. Of a forced living one the ledger is only read: it belongs to its process."""
     profile = _profile(record, home)
     if record.living:
         return Receipt() if profile is None else await _end_at(profile, record, record.entries, None)
     ledger = Ledger.open(record.path)
     try:
-        receipt = Receipt() if profile is None else await _end_at(profile, record, tuple(ledger.entries()), ledger)
+        receipt = Receipt() if profile is None else await _end_at(profile, record, tuple(ledger.entries()), ledger, kept)
         attempt(ledger.seen_gone, receipt.proved)
-        if not receipt.remaining:
+        if not receipt.remaining and not kept:
             attempt(ledger.mark_ended)
         return receipt
     finally:
         ledger.close()
 
 
-async def _end_at(profile: Profile, record: SessionRecord, entries: tuple[Entry, ...], ledger: Ledger | None) -> Receipt:
+async def _end_at(
+    profile: Profile, record: SessionRecord, entries: tuple[Entry, ...], ledger: Ledger | None, kept: Collection[str] = ()
+) -> Receipt:
+    only = {one.launch for one in entries if one.launch} - {*kept} if kept else None
     aws = profile.aws()
     call: Call = aws.call if ledger is None else Journal(aws, ledger)
     try:
-        return await end(call, Estate.read(record.id, record.region, entries), rate=lambda row: 0.0)
+        return await end(call, Estate.read(record.id, record.region, entries, only), rate=lambda row: 0.0, launches=only)
     finally:
         await aws.close()
 

@@ -88,6 +88,8 @@ class Desk(Home, Protocol):
 class Conductor:
     """Carries one launch from the call to its outcome."""
 
+    lifetime = "session"  # or "fuse": left to its machines' fuses when the session's process ends
+
     def __init__(
         self, desk: Desk, request: dict[str, Any], program: Program, *, wanted: int, minimum: int, seconds: float, fuse_minutes: int
     ) -> None:

@@ -144,6 +144,10 @@ class Ledger:
         with self._writing():
             self._mark(time.time())
 
+    def forked(self) -> None:
+        """In a forked child: drop its share of the lock, which would outlive the parent. SQLite's connection must not be touched there."""
+        self._lock.close()
+
     def close(self) -> None:
         """Release the lock."""
         self._db.close()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import logging
 import os
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +29,7 @@ from .cost import Cost, total
 from .ending import Estate, end
 from .errors import AwsError, FleetError, LaunchFailed, NotConnected, StillBilling
 from .futures import Pending, Shared, submit
+from .guard import Guard
 from .journal import Journal, attempt
 from .launch import Conductor
 from .ledger import Ledger
@@ -55,10 +58,11 @@ class Secret(str):
 class Session:
     """One controlling process's launches. Make it with `connect`; end it with `teardown_all()`, or by leaving Python.
 
-    `probe_seconds` is how long the channel's first message may take before nothing is launched.
+    `probe_seconds` is how long the channel's first message may take before nothing is launched; `sidecar`: from the first launch on, a
+    process stands by that ends what the session left when this process dies.
     """
 
-    def __init__(self, profile: Profile, *, probe_seconds: float = 60) -> None:
+    def __init__(self, profile: Profile, *, probe_seconds: float = 60, sidecar: bool = False) -> None:
         self.id = uuid4().hex[:12]
         self.profile = profile
         self.key_file: Path | None = profile.key_file
@@ -82,11 +86,14 @@ class Session:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"fleetctl session {self.id}", daemon=True)
         self._thread.start()
         self._leaving = threading.Lock()
+        self._sidecar = sidecar
+        self._guard: Guard | None = None
         self._pid = os.getpid()
         self.closed = False
         # leaving Python ends what a session started. The ordinary atexit comes too late: by then no executor takes work, and
         # looking up a host name needs one
         getattr(threading, "_register_atexit", atexit.register)(self._at_exit)
+        os.register_at_fork(after_in_child=functools.partial(_forked, weakref.ref(self)))
 
     def __repr__(self) -> str:
         return f"<session {self.id} on {self.profile.name} ({self.profile.region}): {len(self.launches)} launches, {self.cost()!r}>"
@@ -168,6 +175,11 @@ class Session:
 
     def begin(self, conductor: Conductor) -> None:
         """Register a launch and start it. From any thread. Raises FleetError when the session has ended."""
+        with self._leaving:
+            if self._sidecar and self._guard is None and not self.closed:
+                self._guard = Guard.start(self.id, self.profile.home)
+        if self._guard is not None and conductor.lifetime == "fuse":
+            self._guard.keep(str(conductor.uuid))
         self.launches.append(conductor)
         try:
             self._loop.call_soon_threadsafe(conductor.start)
@@ -260,6 +272,10 @@ class Session:
 
         Launches that are under way fail with LaunchFailed. Harmless when repeated, from any thread but the session's own.
         """
+        self._leave(well=True)
+
+    def _leave(self, *, well: bool) -> None:
+        """`well`: what is left is left on purpose. Else the sidecar, if there is one, ends it as soon as the ledger is free."""
         if threading.current_thread() is self._thread:
             raise RuntimeError("a session cannot be ended from its own thread: it would wait for itself")
         with self._leaving:
@@ -273,6 +289,8 @@ class Session:
                 self._thread.join(CLOSE_SECONDS)
                 self._loop.close()
                 self.ledger.close()
+                if self._guard is not None:
+                    (self._guard.dismiss if well else self._guard.let_go)()
 
     async def _shut(self) -> None:
         """Nothing runs on the loop afterwards, and no connection is open."""
@@ -292,18 +310,23 @@ class Session:
         """Tear everything down, then let go. Blocks; harmless when repeated. Raises StillBilling."""
         if self.closed:
             return Receipt()
+        well = False
         try:
-            return self.submit(self.teardown_all(), "teardown").result()
+            receipt = self.submit(self.teardown_all(), "teardown").result()
+            well = True
+            return receipt
         finally:
-            self.leave()
+            self._leave(well=well)
 
     def _at_exit(self) -> None:
         if self.closed or os.getpid() != self._pid:  # a forked child is not the one who pays
             return
-        if any(launch.core.state is not LaunchState.ENDED for launch in self.launches):
+        running = [launch for launch in self.launches if launch.core.state is not LaunchState.ENDED]
+        kept = [launch for launch in running if launch.lifetime == "fuse"]
+        if len(running) > len(kept):
             display.say(f"{self!r} ends with this process: tearing down")
         try:
-            receipt = self.close()
+            receipt = self._close_but(running, kept) if kept else self.close()
         except KeyboardInterrupt:
             display.say(f"the teardown of {self!r} was interrupted. {LEFT}")
         except Exception as error:
@@ -313,19 +336,43 @@ class Session:
                 display.say(receipt.headline())
 
 
+    def _close_but(self, running: Sequence[Conductor], kept: Sequence[Conductor]) -> Receipt:
+        """The end of a process some of whose launches are left to their fuses."""
+        names = ", ".join(f"launch {one.uuid}" for one in kept)
+        display.say(f'{names} goes on: its lifetime is "fuse". {LEFT}')
+        others = [one for one in running if one not in kept]
+        well = False
+        try:
+            receipt = self.submit(self.teardown(others), "teardown").result() if others else Receipt()
+            well = True
+            return receipt
+        finally:
+            self._leave(well=well)
+
+
+def _forked(session: weakref.ref[Session]) -> None:
+    """In a forked child: neither the ledger's lock nor the sidecar's pipe may outlive the parent because of it."""
+    parent = session()
+    if parent is not None:
+        parent.ledger.forked()
+        if parent._guard is not None:
+            parent._guard.forked()
+
+
 _default: Session | None = None
 
 
 def connect(name: str = "local", *, home: Path | None = None) -> Session:
     """Connect to a cloud and make it the default of the module-level verbs. Again with the same name: the same session.
 
-    `name` is "local", "aws" or a profile; `home` is where state is kept, a local cloud's too.
+    `name` is "local", "aws" or a profile; `home` is where state is kept, a local cloud's too. From the first launch on a small process
+    stands by that ends what this one leaves when it is killed; FLEETCTL_SIDECAR=off in the environment does without.
     Raises ProfileError, LocalCloudError, LedgerError.
     """
     global _default
     if _default is not None and not _default.closed and home is None and _default.profile.name == name:
         return _default
-    _default = Session(profiles.load(name, home=home))
+    _default = Session(profiles.load(name, home=home), sidecar=os.environ.get("FLEETCTL_SIDECAR") != "off")
     return _default
 
 

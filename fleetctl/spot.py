@@ -39,8 +39,8 @@ def bring_up_spots(
     `aliases` change it (subnet, itype, price, … see `shapes`), and names such as subnet="public" are looked up in the session's profile,
     which also fills in what neither names. It resolves to `Machines` when
     `n` machines have reported that their commands are up, or, `minutes` from now, when at least `minimum` have (default: all).
-    `lifetime="session"`: the machines end with this process at the latest. Whatever happens, each machine's fuse ends it two hours after
-    it has booted, a living session's machines too.
+    `lifetime="session"`: the machines end with this process at the latest, even if it is killed; with "fuse" they outlive it, and their
+    fuses end them. Whatever happens, each machine's fuse ends it two hours after it has booted, a living session's machines too.
 
     Raises RequestInvalid, ProfileError and NotConnected at once. The future raises ScriptFailed, NeverReported, LaunchFailed, AwsError or
     ChannelSilent; everything of a failed launch has then been cancelled and terminated.
@@ -108,6 +108,7 @@ def _bring_up(
     shapes.validate(shapes.apply(ready, n=n))
     ready = copy.deepcopy(ready)  # the caller may change the dictionary before the launch comes to use it
     conductor = Conductor(session, ready, program, wanted=n, minimum=minimum, seconds=60 * minutes, fuse_minutes=FUSE_MINUTES)
+    conductor.lifetime = lifetime
     session.begin(conductor)
     return Launch(conductor, session, choose)
 
@@ -119,5 +120,5 @@ def _check_numbers(n: int, minimum: int, minutes: float, lifetime: str) -> None:
         raise RequestInvalid(f"minimum is between 1 and n = {n}, not {minimum!r}", alias="minimum", found=minimum)
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes <= 7 * 24 * 60:
         raise RequestInvalid(f"minutes is the time allowed, above 0 and at most a week, not {minutes!r}", alias="minutes", found=minutes)
-    if lifetime != "session":
-        raise RequestInvalid(f'lifetime is "session", not {lifetime!r}', alias="lifetime", found=lifetime)
+    if lifetime not in ("session", "fuse"):
+        raise RequestInvalid(f'lifetime is "session" or "fuse", not {lifetime!r}', alias="lifetime", found=lifetime)

@@ -124,7 +124,8 @@ def tasks_of():
 @pytest.fixture
 def environment(home):
     """What a process needs in order to work where these tests do."""
-    return {**os.environ, "FLEETCTL_HOME": str(home), "PYTHONPATH": str(Path(__file__).parent), "COLUMNS": "200"}
+    return {**os.environ, "FLEETCTL_HOME": str(home), "PYTHONPATH": str(Path(__file__).parent), "COLUMNS": "200",
+            "FLEETCTL_SIDECAR": "off"}  # a test that kills a process looks at what it left, and ends it itself
 
 
 @pytest.fixture
