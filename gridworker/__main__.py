@@ -5,7 +5,7 @@
     python -m gridworker --worker 4 --pool pool --host H --port P --log debug:H:P
     python -m gridworker --jobs 50 --reclevel 3 --pool pool --host H --port P
     python -m gridworker --cleanup --host H --port P
-    python -m gridworker --top --host H --port P                           (or: gridworker top …)
+    gridworker top|status|logs|graph --host H --port P                     see terminal.py: for people who look at it
 
 Password and key stand in the file that $GRIDWORKER_SECRET_FILE names, never on the command line.
 """
@@ -16,12 +16,12 @@ import logging
 import os
 import sys
 
-from . import logs
+from . import logs, where
 from .app import Option, UsageError, run
 from .errors import GridError
 from .keys import Keys, checked
 from .signing import Seal, key_from
-from .store import Address, parse_url, read_secret
+from .store import Address, read_secret
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,16 +33,10 @@ OPTIONS = [
     Option("link", list, [], "link pools of these distributors to others: help goes down, what is too much goes up", "POOL=PARENT"),
     Option("helper", float, 1000.0, "a distributor's period of reaping and hoisting, in ms", "MS"),
     Option("pool", str, "pool", "the workers' pool, and that of the jobs"),
-    Option("host", str, "127.0.0.1", "the server"),
-    Option("port", int, 6379, "its port"),
-    Option("unix", str, "", "the server's unix socket, instead of host and port", "PATH"),
-    Option("url", str, "", "the server instead of all that: redis://, rediss:// (TLS) or unix://, with a user, without password", "URL"),
-    Option("namespace", str, "grid", "the grid's name on that server"),
+    *(Option(*words) for words in where.OPTIONS),
     Option("ready_file", str, "", "a file that is made once all the nodes are registered", "PATH"),
     Option("grace", float, 10.0, "seconds that nodes have to leave after SIGTERM"),
     Option("logs", str, "info", "nodes write what is logged at that level and above into the grid's log; off: nowhere", "LEVEL"),
-    Option("top", bool, False, "show what the grid is doing, until Ctrl-C"),
-    Option("every", float, 1.0, "seconds between two pictures of --top"),
     Option("lifeline", int, -1, "a pipe: when its other end closes, the nodes are killed", "FD"),
     Option("jobs", int, 0, "request that many jobs (bogosity)"),
     Option("jobmsecs", float, 1.0, "how long each call of a job sleeps, in ms"),
@@ -56,32 +50,24 @@ OPTIONS = [
 
 def main(options: dict[str, Any]) -> dict[str, Any]:
     """One of: run nodes until SIGTERM, run jobs, clean up."""
-    address = _address(options)
+    try:
+        address = where.address_of(options)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     password, key = read_secret(os.environ)
     keys = Keys(options["namespace"])
     logs.become(f"pid{os.getpid()}", keys)
     nodes = bool(options["worker"] or options["distributor"])
-    if nodes + bool(options["jobs"]) + options["cleanup"] + options["top"] != 1:
-        raise UsageError("one of --worker/--distributor, --jobs, --cleanup, --top")
+    if nodes + bool(options["jobs"]) + options["cleanup"] != 1:
+        raise UsageError("one of --worker/--distributor, --jobs, --cleanup; or a command: top, status, logs, graph")
     if nodes:
         return _nodes(options, address, password, keys, Seal(key_from(key)))
-    if options["top"]:
-        return _top(options, address, password)
     from .jobs import clean_up, run_jobs
 
     if options["cleanup"]:
         return clean_up(address, password, options["namespace"])
     return run_jobs(address, password, options["namespace"], pool=options["pool"], jobs=options["jobs"], msecs=options["jobmsecs"],
                     reclevel=options["reclevel"], numrecjobs=options["numrecjobs"], comment=options["cmt"], timeout=options["jobtimeout"])
-
-
-def _address(options: dict[str, Any]) -> Address:
-    if not options["url"]:
-        return Address(options["host"], options["port"], path=options["unix"])
-    address, password = parse_url(options["url"])
-    if password:
-        raise UsageError("--url: everybody on this machine can read a command line; the password belongs into $GRIDWORKER_SECRET_FILE")
-    return address
 
 
 def _nodes(options: dict[str, Any], address: Address, password: str | None, keys: Keys, seal: Seal) -> dict[str, Any]:
@@ -116,14 +102,6 @@ def _nodes(options: dict[str, Any], address: Address, password: str | None, keys
     return Supervisor(address, password, keys, roles, run_node, ready_file=options["ready_file"] or None, grace=options["grace"]).run()
 
 
-def _top(options: dict[str, Any], address: Address, password: str | None) -> dict[str, Any]:
-    from .client import Grid
-    from .top import watch
-
-    with Grid.connect(address.url, password=password, namespace=options["namespace"]) as grid:
-        return watch(grid, every=options["every"]).as_dict()
-
-
 def worker_names(text: str) -> list[str]:
     """Names for `N|names`: N names that no other host has, or those given. UsageError for none, or one twice.
 
@@ -147,11 +125,13 @@ def _log_handler(host: str, port: int) -> Any:
 
 
 def console() -> int:
-    """The program `gridworker`: the same options, and `gridworker top` for `--top`."""
-    if sys.argv[1:2] == ["top"]:
-        sys.argv[1] = "--top"
-    return run(main, OPTIONS, prog="gridworker", description="Nodes of a grid, a look at it, and a load to try it with.",
-               log_handler=_log_handler)
+    """The program `gridworker`, and `python -m gridworker`."""
+    if sys.argv[1:] and not sys.argv[1].startswith("-"):
+        from . import terminal
+
+        return terminal.main(sys.argv[1:])
+    return run(main, OPTIONS, prog="gridworker", log_handler=_log_handler, description="Nodes of a grid, and a load to try it with. "
+               "To look at one there are the commands top, status, logs and graph: gridworker top --help.")
 
 
 if __name__ == "__main__":

@@ -110,6 +110,14 @@ def html(status: Status) -> str:
     return f"<p>{escape(headline(status))}</p>{tables}"
 
 
+def show(status: Status, title: str, console: Console | None = None) -> None:
+    """Writes one picture: to stdout unless it is to go to that console."""
+    from rich.console import Console
+
+    console = console or Console()
+    console.print(view(status, title, console.width))
+
+
 def watch(grid: Grid, *, every: float = 1.0, rounds: int | None = None, console: Console | None = None) -> Status:
     """Draws the grid on the terminal (stderr), again each `every` seconds, until Ctrl-C or so many rounds. Returns the last snapshot.
 
@@ -122,7 +130,7 @@ def watch(grid: Grid, *, every: float = 1.0, rounds: int | None = None, console:
     title = f"{grid.keys.namespace} at {grid.address.url}"
     status = grid.status()
     if not console.is_terminal or rounds == 1:
-        console.print(view(status, title, console.width))
+        show(status, title, console)
         return status
 
     def picture(status: Status) -> Any:

@@ -7,7 +7,12 @@ import contextlib
 import io
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grid_calls as calls
@@ -139,11 +144,69 @@ def test_top_draws_again_and_again_in_a_terminal(grid: Grid) -> None:
     assert console.file.getvalue().count("Ctrl-C ends") >= 2  # type: ignore[attr-defined]
 
 
+def look(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of `gridworker`, to its end."""
+    where = ["--unix", lab.address.path, "--namespace", lab.keys.namespace]
+    return subprocess.run([sys.executable, "-m", "gridworker", words[0], *where, *words[1:]], env=lab.environment(), capture_output=True,
+                          text=True, timeout=60, check=False)
+
+
 def test_the_command_line_shows_the_grid(lab: Lab) -> None:
     lab.workers("one,two")
-    ran = lab.run("--top")
-    assert ran.returncode == 0 and "2 nodes · 0 calls waiting" in ran.stderr
-    assert set(json.loads(ran.stdout)["result"]["nodes"]) == {"one", "two"}
+    assert "2 nodes · 0 calls waiting" in look(lab, "top").stderr
+    shown = look(lab, "status")
+    assert shown.returncode == 0 and "2 nodes · 0 calls waiting" in shown.stdout and "one" in shown.stdout
+    assert set(json.loads(look(lab, "status", "--json").stdout)["nodes"]) == {"one", "two"}
+
+
+def test_the_command_line_reads_the_log(lab: Lab) -> None:
+    lab.workers("one")
+    grid = lab.client()
+    grid.requests([(calls.logged, "hello"), (calls.logged, "again")]).result(20)
+    until(lambda: len(grid.logs("warning")) == 2, "the entries")
+    shown = look(lab, "logs", "warning")
+    assert shown.returncode == 0 and re.search(r"^\d\d:\d\d:\d\d\.\d{3} one warning it says hello$", shown.stdout, re.M)
+    first, second = map(json.loads, look(lab, "logs", "warning", "--node", "one", "--json").stdout.splitlines())
+    assert {first["text"], second["text"]} == {"it says hello", "it says again"} and abs(first["time"] - time.time()) < 60
+    assert look(lab, "logs", "--node", "nobody").stdout == ""
+    wrong = look(lab, "logs", "loud")
+    assert wrong.returncode == 2 and "'loud' is no log level" in wrong.stderr
+
+
+def test_the_command_line_follows_the_log_until_its_reader_has_enough(lab: Lab) -> None:
+    lab.workers("one")
+    where = ["--unix", lab.address.path, "--namespace", lab.keys.namespace]
+    words = [sys.executable, "-m", "gridworker", "logs", *where, "warning", "--follow"]
+    with subprocess.Popen(words, env=lab.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None and reader.stderr is not None
+        lab.client().request(calls.logged, "hello").result(20)
+        assert reader.stdout.readline().endswith("one warning it says hello\n")
+        reader.send_signal(signal.SIGINT)
+        assert reader.wait(20) == 130
+        assert reader.stderr.read() == ""
+
+
+def test_the_command_line_shows_what_a_call_became(lab: Lab) -> None:
+    lab.workers("one")
+    answer = lab.client().request(family, 2, trace=True)
+    assert answer.result(20) == 3
+    shown = look(lab, "graph", answer.calls[0], "--svg", str(lab.directory / "calls.svg"))
+    assert shown.returncode == 0, shown.stderr
+    names = [re.sub(r" on one: .*", "", line) for line in shown.stdout.splitlines()[1:]]
+    assert names == ["family(2)", "  parent(0)", "    inc(0)", "  parent(1)", "    inc(1)"]
+    assert (lab.directory / "calls.svg").read_text().startswith("<svg")
+    assert look(lab, "graph", answer.calls[0], "--dot").stdout.startswith("digraph")
+    assert json.loads(look(lab, "graph", answer.calls[0], "--json").stdout)["root"] == answer.calls[0]
+    unknown = look(lab, "graph", "f" * 32)
+    assert unknown.returncode == 1 and "was not requested with trace=True" in unknown.stderr and "Traceback" not in unknown.stderr
+
+
+def test_a_look_at_a_server_that_is_not_there_says_so(tmp_path: Path) -> None:
+    ran = subprocess.run([sys.executable, "-m", "gridworker", "status", "--unix", str(tmp_path / "none")], capture_output=True, text=True,
+                         timeout=60, check=False)
+    assert ran.returncode == 1 and ran.stderr.startswith("gridworker status: no server at unix://") and "Traceback" not in ran.stderr
+    ran = subprocess.run([sys.executable, "-m", "gridworker", "watch"], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 2 and "invalid choice: 'watch'" in ran.stderr
 
 
 # the graph
