@@ -30,6 +30,7 @@ __all__ = [
     "Cost", "Launch", "Machine", "Machines", "Program", "Progress", "Receipt", "Session",
     # what they raise
     "FleetError", "LaunchFailed", "NeverReported", "NotConnected", "RequestInvalid", "ScriptFailed", "StillBilling",
+    "TooFewMachines",
 ]  # fmt: skip
 
 _HOMES = {

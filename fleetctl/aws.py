@@ -1,7 +1,7 @@
 """The way to AWS: the only importer of aiobotocore and boto3. Clients, error mapping, and the count of calls.
 
 `Aws.call("ec2", "request_spot_instances", **parameters)` is the whole of it. Botocore's own errors come out as the kinds of
-`fleetctl.errors`; which code is which kind stands in CODES, with EC2's names from the "Error codes for the Amazon EC2 API" page.
+`fleetctl.errors`; which code is which kind stands in `reasons`.
 """
 
 from __future__ import annotations
@@ -20,54 +20,17 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoC
 from botocore.exceptions import ConnectionError as NoConnection
 from botocore.parsers import ResponseParserError
 
-from .errors import AwsError, Capacity, Denied, Network, NotFound, PriceTooLow, Quota, Throttled
+from .errors import AwsError, BadRequest, Capacity, Denied, Kind, Network, NotFound, PriceTooLow, Quota, Throttled
+from .reasons import reason
 
-CODES: dict[str, tuple[type[AwsError], str]] = {
-    **dict.fromkeys(
-        (
-            "RequestLimitExceeded",
-            "Throttling",
-            "ThrottlingException",
-            "ThrottledException",
-            "Throttled",
-            "RequestThrottled",
-            "TooManyRequestsException",
-            "EC2ThrottledException",
-        ),
-        (Throttled, "wait a minute and try again, or ask for less at once"),
-    ),
-    **dict.fromkeys(
-        (
-            "UnauthorizedOperation",
-            "AccessDenied",
-            "AccessDeniedException",
-            "AuthorizationError",
-            "AuthFailure",
-            "InvalidClientTokenId",
-            "ExpiredToken",
-            "ExpiredTokenException",
-            "SignatureDoesNotMatch",
-            "OptInRequired",
-        ),
-        (Denied, "check which credentials are in use, and that their policy allows the call"),
-    ),
-    **dict.fromkeys(
-        ("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity"),
-        (Capacity, "ask for another instance type or another zone"),
-    ),
-    **dict.fromkeys(
-        (
-            "MaxSpotInstanceCountExceeded",
-            "InstanceLimitExceeded",
-            "VcpuLimitExceeded",
-            "SpotMaxPriceTooHigh",
-            "MaxSpotFleetRequestCountExceeded",
-        ),
-        (Quota, "this is an account limit, not missing capacity: raise it in Service Quotas or end something"),
-    ),
-    "SpotMaxPriceTooLow": (PriceTooLow, "raise price, or leave it out: the on-demand price is then the cap"),
+CLASSES: dict[Kind, type[AwsError]] = {
+    Kind.THROTTLED: Throttled,
+    Kind.PERMISSION: Denied,
+    Kind.CAPACITY: Capacity,
+    Kind.QUOTA: Quota,
+    Kind.PRICE: PriceTooLow,
+    Kind.INVALID: BadRequest,
 }
-
 
 # how the services say that the thing is not there
 ABSENT = (".NotFound", "NotFoundException", "NonExistentQueue", "QueueDoesNotExist", "ParameterNotFound", "NoSuchBucket", "NoSuchKey")
@@ -194,10 +157,11 @@ def _name_launch(request: Any, **_: Any) -> None:
 def _from_client_error(service: str, operation: str, error: ClientError) -> AwsError:
     body = error.response.get("Error", {})
     code = str(body.get("Code", "Unknown"))
-    kind, todo = CODES.get(code, (AwsError, ""))
     metadata = error.response.get("ResponseMetadata", {})
-    if kind is AwsError and (code.endswith(ABSENT) or code == "NotFound"):
-        kind = NotFound
+    known = reason(code)
+    kind, todo = (CLASSES.get(known.kind, AwsError), known.todo) if known is not None else (AwsError, "")
+    if kind in (AwsError, BadRequest) and (code.endswith(ABSENT) or code == "NotFound"):
+        kind, todo = NotFound, ""
     elif kind is AwsError and int(metadata.get("HTTPStatusCode", 400)) >= 500:  # AWS broke on its way to an answer
         kind, todo = Network, "try again in a while; the call may or may not have been applied"
     request_id = str(metadata.get("RequestId", ""))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from .errors import AwsError, Network, NotFound, Throttled
 from .events import Seen
+from .reasons import reason
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,8 @@ def _request(row: dict[str, Any]) -> Seen:
     without = instance is None and status != RUNS_ON
     over = state in OVER or (state == "cancelled" and (without or status.startswith(TERMINATED)))
     kind, zone = row.get("LaunchSpecification", {}).get("InstanceType", ""), row.get("LaunchedAvailabilityZone", "")
-    return Seen(row["SpotInstanceRequestId"], instance, status, over, type=kind, zone=zone)
+    message = row.get("Status", {}).get("Message", "") if reason(status) else ""
+    return Seen(row["SpotInstanceRequestId"], instance, status, over, type=kind, zone=zone, message=message)
 
 
 def _instance(row: dict[str, Any]) -> Seen:
@@ -125,7 +127,8 @@ def _instance(row: dict[str, Any]) -> Seen:
     one, state = row["InstanceId"], row["State"]["Name"]
     status = row.get("StateReason", {}).get("Code") or state
     zone = row.get("Placement", {}).get("AvailabilityZone", "")
-    return Seen(one, one, status, state == "terminated", row.get("SpotInstanceRequestId"), row.get("InstanceType", ""), zone)
+    message = row.get("StateReason", {}).get("Message", "") if reason(status) else ""
+    return Seen(one, one, status, state == "terminated", row.get("SpotInstanceRequestId"), row.get("InstanceType", ""), zone, message)
 
 
 async def persist(call: Call, service: str, operation: str, **parameters: Any) -> dict[str, Any]:

@@ -7,23 +7,51 @@ FleetError
 ├─ ProfileError        a named profile lacks something or cannot be read
 ├─ LedgerError         the journal is held by another session, or cannot be written
 ├─ AwsError            AWS refused or could not be reached
-│   ├─ Throttled · Denied · Capacity · Quota · PriceTooLow · Network · NotFound
+│   ├─ Throttled · Denied · Capacity · Quota · PriceTooLow · BadRequest · Network · NotFound
 ├─ ChannelSilent       reports do not come back through SNS and SQS
 ├─ LaunchFailed        a launch ended below its minimum
-│   ├─ ScriptFailed · NeverReported · LaunchCancelled
+│   ├─ TooFewMachines · ScriptFailed · NeverReported · LaunchCancelled
 ├─ StillBilling        a teardown could not prove that everything is gone
 ├─ MachineError        a machine could not be reached over SSH
 └─ LocalCloudError     the local cloud did not start or broke
+
+`kind` says in one word what to mend, whichever of these brings the news: a lack of capacity is "capacity" as the refusal of a call and
+as the status of requests that have waited in vain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 
+class Kind(StrEnum):
+    """What went wrong, in one word."""
+
+    CAPACITY = "capacity"
+    QUOTA = "quota"
+    PRICE = "price"
+    PERMISSION = "permission"
+    THROTTLED = "throttled"
+    NETWORK = "network"
+    INVALID = "invalid"
+    MISSING = "missing"  # what a call names does not exist
+    SCRIPT = "script"  # the machines' commands failed
+    UNREPORTED = "unreported"  # machines ran and never said that they were ready
+    CHANNEL = "channel"  # nothing comes back through the session's own channel
+    INTERRUPTED = "interrupted"  # AWS took machines back before they were ready
+    ENDED = "ended"  # machines were ended by somebody else, or by themselves
+    CANCELLED = "cancelled"
+    BILLING = "billing"  # something may still cost money
+    AWS = "aws"  # AWS broke, or says what nobody here knows
+    OTHER = "other"
+
+
 class FleetError(Exception):
-    """The root. `left` names what is still running (and so costs money); `todo` is the next thing to do."""
+    """The root. `left` names what is still running (and so costs money); `todo` is the next thing to do; `kind` is the kind of trouble."""
+
+    kind = Kind.OTHER
 
     def __init__(self, what: str, *, left: Sequence[str] = (), todo: str = "", **fields: Any) -> None:
         self.what, self.todo, self.fields = what, todo, dict(fields)
@@ -52,6 +80,8 @@ class RequestInvalid(FleetError):
     `alias` and `path` say where, `found` is what stands there.
     """
 
+    kind = Kind.INVALID
+
     def __init__(self, what: str, *, alias: str | None = None, path: Sequence[str | int] = (), found: Any = None, todo: str = "") -> None:
         self.alias, self.path, self.found = alias, tuple(path), found
         super().__init__(what, todo=todo, alias=alias, path=tuple(path), found=found)
@@ -64,6 +94,8 @@ class UserDataTooLarge(RequestInvalid):
 class ProfileError(FleetError):
     """A profile is missing, unreadable, or lacks what a request asks it for."""
 
+    kind = Kind.INVALID
+
 
 class LedgerError(FleetError):
     """The ledger is locked by a living session, or the disk refuses to hold it."""
@@ -71,6 +103,8 @@ class LedgerError(FleetError):
 
 class AwsError(FleetError):
     """An AWS call failed. `service`, `operation`, `code` and `request_id` are fields of the error."""
+
+    kind = Kind.AWS
 
     def __init__(
         self, what: str, *, service: str, operation: str, code: str, request_id: str = "", todo: str = "", left: Sequence[str] = ()
@@ -82,47 +116,101 @@ class AwsError(FleetError):
 class Throttled(AwsError):
     """AWS asked us to slow down, and went on asking after every retry."""
 
+    kind = Kind.THROTTLED
+
 
 class Denied(AwsError):
-    """The credentials do not allow the call, or are not valid."""
+    """The credentials do not allow the call, or are not valid.
+
+    Where AWS's encoded message could be read (it takes the right to sts:DecodeAuthorizationMessage), `action`, `resource` and `principal`
+    say what was not allowed on what to whom, and `explicit` whether a policy forbids it rather than none allowing it.
+    """
+
+    kind = Kind.PERMISSION
+    action, resource, principal, explicit = "", "", "", False
 
 
 class Capacity(AwsError):
     """The capacity pool has no machine to give."""
 
+    kind = Kind.CAPACITY
+
 
 class Quota(AwsError):
     """An account limit is reached: more capacity elsewhere in the region will not help."""
+
+    kind = Kind.QUOTA
 
 
 class PriceTooLow(AwsError):
     """The maximum price is below the spot price."""
 
+    kind = Kind.PRICE
+
+
+class BadRequest(AwsError):
+    """AWS does not take the request as it is: a value that is wrong, unknown or does not fit the others."""
+
+    kind = Kind.INVALID
+
 
 class Network(AwsError):
     """AWS could not be reached, or the answer was lost: whether the call was applied is not known."""
+
+    kind = Kind.NETWORK
 
 
 class NotFound(AwsError):
     """The thing named in a call does not exist (or is not visible yet)."""
 
+    kind = Kind.MISSING
+
 
 class ChannelSilent(FleetError):
     """A probe published to the session's topic did not come back through its queue."""
 
+    kind = Kind.CHANNEL
+
 
 class LaunchFailed(FleetError):
-    """A launch ended with fewer machines than its minimum. `machines` holds what is known of each machine."""
+    """A launch ended with fewer machines than its minimum. `machines` holds what is known of each machine.
+
+    `codes` counts AWS's words for what it did not give, or took back. `ended` is the number of instances that were terminated because of
+    this; None where not all that the launch had made could be ended: `left` then says what.
+    """
 
     def __init__(
-        self, what: str, *, machines: Mapping[str, Any] | None = None, left: Sequence[str] = (), todo: str = "", **fields: Any
-    ) -> None:
-        self.machines = dict(machines or {})
-        super().__init__(what, left=left, todo=todo, **fields)
+        self, what: str, *, machines: Mapping[str, Any] | None = None, codes: Mapping[str, int] | None = None, kind: Kind | None = None,
+        left: Sequence[str] = (), todo: str = "", **fields: Any,
+    ) -> None:  # fmt: skip
+        self.machines, self.codes = dict(machines or {}), dict(codes or {})
+        self.kind = kind or self.kind
+        self.ended: int | None = None
+        super().__init__(what, left=left, todo=todo, codes=self.codes, kind=self.kind, **fields)
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.ended is None or self.left:
+            return text
+        gone = f"its {self.ended} instance(s) were terminated" if self.ended else "it had no instance"
+        return f"{text}\nleft running: nothing; {gone}"
+
+
+class TooFewMachines(LaunchFailed):
+    """AWS gave fewer machines than the minimum, or took some back before they were ready: `kind` says why, `codes` in AWS's words.
+
+    `shortfalls` are the capacity pools that gave none, as AWS named them: code, message, type and place of each.
+    """
+
+    def __init__(self, what: str, *, shortfalls: Sequence[Any] = (), **fields: Any) -> None:
+        self.shortfalls = tuple(shortfalls)
+        super().__init__(what, shortfalls=self.shortfalls, **fields)
 
 
 class ScriptFailed(LaunchFailed):
     """Too many machines' commands failed; `exit_code` and `tail` are those of the first."""
+
+    kind = Kind.SCRIPT
 
     def __init__(self, what: str, *, exit_code: int | None, tail: str, **fields: Any) -> None:
         self.exit_code, self.tail = exit_code, tail
@@ -132,13 +220,19 @@ class ScriptFailed(LaunchFailed):
 class NeverReported(LaunchFailed):
     """The deadline came before the minimum had reported."""
 
+    kind = Kind.UNREPORTED
+
 
 class LaunchCancelled(LaunchFailed):
     """The launch was cancelled, or torn down, before it resolved."""
 
+    kind = Kind.CANCELLED
+
 
 class StillBilling(FleetError):
     """A teardown could not prove everything gone; `receipt.remaining` lists what may still cost money."""
+
+    kind = Kind.BILLING
 
     def __init__(self, receipt: Any) -> None:
         self.receipt = receipt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from . import reasons
 from .messages import Report
 from .states import MachineState
 
@@ -17,7 +18,8 @@ class Slot:
     state: MachineState = MachineState.PENDING
     report: Report | None = None
     was_ready: bool = False
-    status: str = ""  # AWS's word for the request: pending-evaluation, price-too-low, …
+    status: str = ""  # AWS's word for the request, or for the instance's end: price-too-low, Server.InternalError, …
+    message: str = ""  # AWS's sentence beside it, where it tells of trouble
     dropped: bool = False  # nobody waits for it any more: its request is cancelled, its instance terminated
     request: str | None = None  # its spot request, once a listing has shown it; for slots that are known by their instance
     type: str = ""
@@ -27,8 +29,15 @@ class Slot:
 
     @property
     def lost(self) -> bool:
-        """Failed, gone or being taken back without ever having been ready."""
-        return not self.was_ready and self.state in (MachineState.INTERRUPTED, MachineState.FAILED, MachineState.GONE)
+        """Failed, gone or being taken back without ever having been ready, or never to be had."""
+        if self.was_ready:
+            return False
+        return self.hopeless or self.state in (MachineState.INTERRUPTED, MachineState.FAILED, MachineState.GONE)
+
+    @property
+    def hopeless(self) -> bool:
+        """Its request is open, but waiting gets it no instance. It has to be cancelled all the same."""
+        return self.instance is None and self.state is MachineState.PENDING and reasons.hopeless(self.status)
 
     @property
     def alive(self) -> bool:
@@ -52,6 +61,7 @@ class Seen:
     request: str | None = None
     type: str = ""
     zone: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,11 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
-from . import ec2, shapes
+from . import denied, ec2, shapes
 from .asking import Asking, asked
 from .bootstrap import Program
 from .bucket import Bucket
-from .errors import AwsError, FleetError
+from .errors import AwsError, Denied, FleetError, LaunchFailed
 from .events import (
     Arrived,
     Asked,
@@ -254,6 +254,8 @@ class Conductor:
             request = self.order.finished(topic_arn=channel.topic_arn, region=self.desk.profile.region, secret=secret)
             answer = await self._calls.send(shapes.calls(request))
         except Exception as error:
+            if isinstance(error, Denied):
+                await denied.explain(self._call, error)
             self.refusal = error
             self.feed(Refused(str(error)))
         else:
@@ -379,6 +381,8 @@ class Conductor:
         outcome = self._broken or (self.refusal if why == "refused" else None) or error
         if left and isinstance(outcome, FleetError):
             outcome.left, outcome.todo = left, END_IT
+        elif isinstance(outcome, LaunchFailed):
+            outcome.ended = len(self._terminated)
         self._settle(outcome)
 
     async def _end_all(self) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ Rules
     report may not undo maps a state to itself. `gone` and `ended` are never left.
   * A report of an instance that no answer and no listing has shown yet is held, and applied when one shows the instance.
   * `Core.step` takes one event and returns the commands that the shell must carry out, in order. It decides; `launch.py` acts.
-  * A machine counts as lost when it failed, or is gone, before it was ever ready. What happens after it was ready changes the
-    machine and never the outcome.
+  * A machine counts as lost when it failed, or is gone, before it was ever ready, and when AWS says of its request what waiting does
+    not mend. What happens after it was ready changes the machine and never the outcome.
 
 `python -m fleetctl.lifecycle` prints both tables as Mermaid diagrams; the architecture page holds its output.
 """
@@ -137,9 +137,9 @@ class Core:
             slot = self.slots.get(one.key) or self.slots.get(one.request or "") or self.by_instance.get(one.instance or "")
             if slot is None:
                 continue  # a listing may be wider than the launch
-            slot.status, slot.request = one.status or slot.status, one.request or slot.request
-            slot.type, slot.zone = one.type or slot.type, one.zone or slot.zone
+            self._describe(slot, one)
             if one.instance and slot.instance is None:
+                self.lost -= slot.hopeless  # it has an instance against all hope
                 slot.instance, slot.launched = one.instance, now
                 self.by_instance[one.instance] = slot
                 self._move(slot, Happening.LISTED, now)
@@ -199,6 +199,14 @@ class Core:
         self._move(slot, HAPPENING[report.present], now)
         return [Arrived(slot)] if first and slot.was_ready else []
 
+    def _describe(self, slot: Slot, one: Seen) -> None:
+        """What a listing says beside the instance and its end. A status that waiting does not mend makes the slot a lost one."""
+        was_lost = slot.lost
+        if one.status:
+            slot.status, slot.message = one.status, one.message
+        slot.request, slot.type, slot.zone = one.request or slot.request, one.type or slot.type, one.zone or slot.zone
+        self.lost += slot.lost - was_lost
+
     def _move(self, slot: Slot, happening: Happening, now: float) -> None:
         was_lost = slot.lost
         slot.state = MACHINE[slot.state][happening]
@@ -226,7 +234,7 @@ class Core:
     def _resolve(self) -> list[Command]:
         """Up: whoever is still expected is not waited for any more. Failed machines stay, for whoever wants to look at them."""
         self._turn(Turn.ENOUGH)
-        waiting = [slot for slot in self.slots.values() if not slot.was_ready and not slot.lost]
+        waiting = [slot for slot in self.slots.values() if not slot.was_ready and (slot.hopeless or not slot.lost)]
         for slot in waiting:
             slot.dropped = True
         unreported = tuple(slot.instance for slot in waiting if slot.instance)

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .errors import LaunchCancelled, LaunchFailed, NeverReported, ScriptFailed
+from . import reasons
+from .errors import Kind, LaunchCancelled, LaunchFailed, NeverReported, ScriptFailed, TooFewMachines
 from .lifecycle import Core
 from .shapes import Shortfall
 from .states import MachineState
 
+POOLS = 8  # as many are named in a message
 END_IT = "call teardown_all(), which ends it and proves it"
 
 
@@ -25,49 +27,65 @@ class Facts(NamedTuple):
 
 
 def failure(why: str, facts: Facts) -> LaunchFailed:
-    """The error of a launch that was given up because of `why`."""
+    """The error of a launch that was given up because of `why`: "cancelled", "short", "failed" or "deadline"."""
     core = facts.core
-    common: dict[str, Any] = {"machines": facts.machines}
+    codes = _codes(facts)
+    common: dict[str, Any] = {"machines": facts.machines, "codes": codes}
     if why == "cancelled":
         return LaunchCancelled(f"{facts.title} was cancelled with {core.ready} up", **common)
-    if why == "failed":
-        script = _script_failed(facts, common)
-        if script is not None:
-            return script
-    if why == "short":
-        return _short(facts, common)
+    if why == "failed" and (script := _script_failed(facts, common)) is not None:
+        return script
+    if why == "deadline" and any(slot.instance for slot in core.all()):
+        return _unreported(facts, common)
+    return _too_few(why, facts, common)
+
+
+def _codes(facts: Facts) -> dict[str, int]:
+    """AWS's words for what did not come or went: of the machines that were lost or never had an instance, and of the empty pools."""
+    slots = (slot for slot in facts.core.all() if slot.status and (slot.lost or slot.instance is None))
+    return dict(Counter(slot.status for slot in slots) + Counter(one.code for one in facts.shortfalls))
+
+
+def _known(facts: Facts) -> str:
+    core = facts.core
+    states = ", ".join(f"{n} {state}" for state, n in core.counts().items() if n) or "none listed"
+    statuses = ", ".join(f"{n} × {code}" for code, n in Counter(slot.status for slot in core.all() if slot.status).items())
+    return f"machines: {states}; requests: {statuses or 'none listed'}"
+
+
+def _unreported(facts: Facts, common: dict[str, Any]) -> NeverReported:
+    """Machines ran at the deadline, and too few of them have said that they are ready."""
+    core = facts.core
     counts = core.counts()
-    states = ", ".join(f"{n} {state}" for state, n in counts.items() if n) or "none listed"
-    statuses = ", ".join(f"{n} × {code}" for code, n in Counter(slot.status for slot in core.slots.values() if slot.status).items())
-    known = f"machines: {states}; requests: {statuses or 'none listed'}"
-    if why != "deadline":
-        return LaunchFailed(
-            f"{facts.title}: {core.lost} were lost, {core.minimum} were needed ({known})",
-            todo="look at the requests' status; another type or zone may have machines",
-            **common,
-        )
     silent, unready = counts[MachineState.LAUNCHED], counts[MachineState.BOOTED]
+    hint, todo = "", "allow more minutes, or name further types or zones"
     if unready:
         hint = f"; {unready} have booted, but their commands or their check did not get ready in time"
         todo = "allow more minutes, or mend the commands or the check"
     elif silent:
         hint, todo = f"; {silent} ran but never reported", "look at their boot script, and at their way to SNS"
-    elif "price-too-low" in statuses:
-        hint, todo = "", "raise price, or leave it out: the on-demand price is then the cap"
+    what = f"{facts.title}: {core.ready} up after {facts.seconds:.0f} s, {core.minimum} were needed ({_known(facts)}){hint}"
+    return NeverReported(what, todo=todo, silent=silent, booted=unready, **common)
+
+
+def _too_few(why: str, facts: Facts, common: dict[str, Any]) -> TooFewMachines:
+    """AWS gave too few machines, or took them back."""
+    core = facts.core
+    reason = reasons.main(common["codes"])
+    if why == "short":
+        pools = [f"{one.type or 'any type'} in {one.place or 'any zone'}: {one.code}" for one in facts.shortfalls]
+        named = f" ({'; '.join(pools[:POOLS])}{'; …' if len(pools) > POOLS else ''})" if pools else ""
+        what = f"EC2 gave {len(core.slots)}, {core.minimum} were needed{named}"
+    elif why == "failed":
+        what = f"{core.lost} were lost, {core.minimum} were needed ({_known(facts)})"
     else:
-        hint, todo = "", "look at the requests' status; another type or zone may have machines"
-    return NeverReported(
-        f"{facts.title}: {core.ready} up after {facts.seconds:.0f} s, {core.minimum} were needed ({known}){hint}", todo=todo, **common
-    )
-
-
-def _short(facts: Facts, common: dict[str, Any]) -> LaunchFailed:
-    """EC2 gave fewer than the minimum, and named the pools that gave none."""
-    pools = [f"{one.type} in {one.place or 'any zone'}: {one.code}" for one in facts.shortfalls]
-    named = f" ({'; '.join(pools[:8])}{'; …' if len(pools) > 8 else ''})" if pools else ""
-    return LaunchFailed(
-        f"{facts.title}: EC2 gave {len(facts.core.slots)}, {facts.core.minimum} were needed{named}",
-        todo="name more types or zones, or ask for fewer",
+        what = f"EC2 gave none within {facts.seconds:.0f} s, {core.minimum} were needed ({_known(facts)})"
+    said = next((one for one in [*(s.message for s in core.all()), *(s.message for s in facts.shortfalls)] if one), "")
+    return TooFewMachines(
+        f"{facts.title}: {what}" + (f"\nAWS says: {said}" if said else ""),
+        kind=reason.kind if reason else Kind.CAPACITY if why == "short" else None,
+        shortfalls=facts.shortfalls,
+        todo=reason.todo if reason else "name further types or zones, or ask for fewer",
         **common,
     )
 

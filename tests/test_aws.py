@@ -7,7 +7,7 @@ from aiobotocore.config import AioConfig
 from botocore.exceptions import ClientError
 
 from fleetctl.aws import Aws, Credentials, _from_client_error
-from fleetctl.errors import AwsError, Capacity, Denied, Network, NotFound, Quota, Throttled
+from fleetctl.errors import AwsError, BadRequest, Capacity, Denied, Network, NotFound, Quota, Throttled
 
 KEYS = Credentials("AKIAEXAMPLE", "not-to-be-seen", "nor-this")
 
@@ -28,7 +28,8 @@ KEYS = Credentials("AKIAEXAMPLE", "not-to-be-seen", "nor-this")
         ("ParameterNotFound", 400, NotFound),
         ("InternalError", 500, Network),
         ("ServiceUnavailable", 503, Network),
-        ("InvalidParameterValue", 400, AwsError),
+        ("InvalidParameterValue", 400, BadRequest),
+        ("SomethingNew", 400, AwsError),
     ],
 )
 def test_each_code_is_a_kind_and_a_broken_answer_tells_nothing_about_the_call(code, status, kind):

@@ -240,6 +240,33 @@ def test_requests_that_end_without_a_machine_count_as_lost():
     assert core.step(Listed((Seen(key(0), None, "bad-parameters", over=True),)), 1) == [GiveUp("failed")]
 
 
+def test_a_request_that_waiting_does_not_help_counts_as_lost_and_is_cancelled_all_the_same():
+    core = begun(3, 2, bound=False)
+    assert core.step(Listed((Seen(key(0), None, "constraint-not-fulfillable"),)), 1) == []
+    assert core.lost == 1
+    core.step(listed(1, 2), 2)
+    core.step(said(1, "ready"), 3)
+    assert core.step(said(2, "ready"), 3)[-1] == Resolve((key(0),), ())
+    core = begun(2, bound=False)
+    assert core.step(Listed((Seen(key(0), None, "constraint-not-fulfillable"),)), 1) == [GiveUp("failed")]
+
+
+@pytest.mark.parametrize("status", ["price-too-low", "capacity-not-available", "pending-evaluation"])
+def test_a_request_that_may_still_be_filled_is_waited_for(status):
+    core = begun(1, bound=False)
+    assert core.step(Listed((Seen(key(0), None, status),)), 1) == []
+    assert core.lost == 0
+
+
+def test_a_request_that_is_filled_against_all_hope_is_a_machine_like_any_other():
+    core = begun(2, 1, bound=False)
+    core.step(Listed((Seen(key(0), None, "constraint-not-fulfillable"),)), 1)
+    core.step(Listed((Seen(key(0), instance(0), "constraint-not-fulfillable"), Seen(key(1), instance(1), "fulfilled"))), 2)
+    assert core.lost == 0
+    core.step(said(0, "ready"), 3)
+    assert kinds(core.step(said(1, "ready"), 3)) == [Arrived, Resolve]
+
+
 def test_an_illegal_event_raises_and_changes_nothing():
     core = begun(1)
     before = repr(core)
@@ -284,6 +311,9 @@ events = st.lists(
         ),
         st.sets(st.integers(0, N - 1)).map(lambda numbers: listed(*numbers)),
         st.integers(0, N - 1).map(lambda i: Listed((Seen(key(i), instance(i), "instance-terminated-by-user", over=True),))),
+        st.tuples(st.integers(0, N - 1), st.sampled_from(["price-too-low", "constraint-not-fulfillable", "fulfilled"])).map(
+            lambda t: Listed((Seen(key(t[0]), None, t[1]),))
+        ),
         st.just(Deadline()),
         st.just(Cancel()),
     ),

@@ -17,7 +17,7 @@ from fleetctl import (
     teardown,
     teardown_all,
 )
-from fleetctl.errors import LaunchCancelled, ProfileError
+from fleetctl.errors import LaunchCancelled, ProfileError, TooFewMachines
 from fleetctl.lifecycle import LaunchState, MachineState
 
 pytestmark = pytest.mark.cloud
@@ -107,7 +107,7 @@ async def test_at_the_deadline_with_the_minimum_up_the_rest_is_cancelled(session
 
 async def test_without_capacity_the_error_names_the_status_of_the_requests(session, cloud, request_):
     cloud.fault("capacity", type="t3.micro")
-    with pytest.raises(NeverReported, match="capacity-not-available"):
+    with pytest.raises(TooFewMachines, match="capacity-not-available"):
         await bring_up_spots(request_, 1, "true", minutes=0.05, session=session)
 
 

@@ -6,8 +6,8 @@ import pytest
 from fake_aws import REQUESTS, FakeAws, Held, refusal
 
 from fleetctl import LaunchFailed, bring_up_spots, commands, templates
-from fleetctl.errors import Capacity, Denied, LaunchCancelled, Network, NotFound
-from fleetctl.lifecycle import LaunchState
+from fleetctl.errors import Capacity, Denied, Kind, LaunchCancelled, Network, NotFound, PriceTooLow, TooFewMachines
+from fleetctl.lifecycle import Deadline, LaunchState
 
 AT_ONCE = ["RunInstances", "CreateFleet"]  # the calls whose answer names instances
 
@@ -70,11 +70,53 @@ async def test_every_call_brings_up_tagged_machines_within_the_budget_of_calls_a
 async def test_what_there_is_no_capacity_for_is_told_at_once_and_nothing_is_left(session, cloud, oracle, call):
     cloud.fault("capacity", type="t3.micro")
     cloud.fault("capacity", type="t3.small")
-    with pytest.raises((LaunchFailed, Capacity), match="InsufficientInstanceCapacity") as caught:
+    with pytest.raises((TooFewMachines, Capacity), match="InsufficientInstanceCapacity") as caught:
         await bring_up_spots(requests(session)[call], 2, "true", minutes=10, session=session)
     assert caught.value.left == ()
+    assert caught.value.kind is Kind.CAPACITY
     assert oracle.living() == set()
     assert session.boto3().client("ec2").describe_launch_templates()["LaunchTemplates"] == []
+
+
+def listing_often(monkeypatch):
+    for name in ("EARLY_SECONDS", "LISTING_SECONDS"):
+        monkeypatch.setattr(f"fleetctl.launch.{name}", 0.05)
+
+
+@pytest.mark.cloud
+def test_a_price_that_is_too_low_is_told_as_such_by_every_call(session, oracle, call, monkeypatch, wait_for):
+    listing_often(monkeypatch)
+    launch = bring_up_spots(requests(session)[call], 1, "true", minutes=10, session=session, price=0.001)
+    if call == "RequestSpotInstances":  # the only one whose requests wait
+        wait_for(lambda: dict(launch.progress().waiting).get("price-too-low"))
+        session.loop.call_soon_threadsafe(launch._conductor.feed, Deadline())
+    error = launch.exception(60)
+    assert isinstance(error, TooFewMachines | PriceTooLow)
+    assert error.kind is Kind.PRICE
+    assert "raise price" in error.todo
+    assert error.left == ()
+    assert oracle.living() == set()
+
+
+def test_what_waiting_does_not_mend_ends_the_launch_at_once_with_aws_s_own_words(fake_session, monkeypatch):
+    listing_often(monkeypatch)
+    cloud = FakeAws(fill=1000.0)
+
+    def constrained(number):
+        key = f"sir-{number:08x}"
+        cloud.requests[key]["Status"] = {"Code": "constraint-not-fulfillable", "Message": "There is no zone us-east-1q."}
+        return [key]
+
+    made = cloud._requested
+    cloud._requested = lambda p: [key for one in made(p) for key in constrained(int(one[4:], 16))]
+    session = fake_session(cloud)
+    launch = bring_up_spots(REQUESTS["RequestSpotInstances"], 2, "true", session=session)
+    error = launch.exception(10)
+    assert isinstance(error, TooFewMachines)
+    assert (error.kind, error.codes) == (Kind.INVALID, {"constraint-not-fulfillable": 2})
+    assert "There is no zone us-east-1q." in str(error)
+    assert "left running: nothing; it had no instance" in str(error)
+    assert cloud.alive() == set(), "open requests are cancelled"
 
 
 class Scarce(FakeAws):
@@ -92,6 +134,8 @@ def test_with_fewer_than_the_minimum_the_launch_fails_at_once_and_ends_what_ther
     error = bring_up_spots(REQUESTS[call], 3, "true", minimum=2, session=fake_session(cloud)).exception(10)
     assert isinstance(error, LaunchFailed)
     assert "EC2 gave 1, 2 were needed" in str(error)
+    assert "left running: nothing; its 1 instance(s) were terminated" in str(error)
+    assert error.kind is Kind.CAPACITY
     assert ("InsufficientInstanceCapacity" in str(error)) == (call == "CreateFleet"), "RunInstances says nothing of what it has not"
     assert error.left == ()
     assert len(cloud.instances) == 1
