@@ -9,8 +9,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from .ec2 import Call
-from .ending import Estate, end
+from .ending import end
 from .errors import FleetError, LedgerError, ProfileError
+from .estate import LAUNCH_CALLS, Estate
 from .journal import Journal, attempt
 from .ledger import Entry, Ledger, SessionRecord, sessions
 from .profiles import Profile, load, local_cloud
@@ -29,7 +30,7 @@ def listing(home: Path) -> list[SessionRecord]:
 
 def launches(record: SessionRecord) -> list[Entry]:
     """The launch calls of a session."""
-    return [entry for entry in record.entries if entry.operation == "request_spot_instances"]
+    return [entry for entry in record.entries if entry.operation in LAUNCH_CALLS]
 
 
 def down(home: Path, *, force: bool = False) -> tuple[Receipt, list[SessionRecord]]:

@@ -18,6 +18,8 @@ from .reasons import reason
 log = logging.getLogger(__name__)
 
 BATCH = 1000  # ids in one call; CreateTags takes 1,000 resources (EC2 API reference)
+TEMPLATES = 200  # in a page of DescribeLaunchTemplates
+FLEETS = 25  # instant fleets in one DeleteFleets (EC2 API reference)
 VALUES = 200  # values of one filter (EC2 API reference, Filter)
 PAUSES = (1, 2, 4, 8, 15)  # seconds between tries of a call that AWS throttles or does not answer, beyond what botocore does by itself
 TRANSIENT = (Throttled, Network)
@@ -59,6 +61,64 @@ async def instances_with(call: Call, name: str, values: Sequence[str]) -> list[d
     for part in _parts(values, VALUES):
         rows += await _pages(call, "describe_instances", "Reservations", Filters=[{"Name": name, "Values": list(part)}])
     return [one for reservation in rows for one in reservation["Instances"]]
+
+
+async def requests_by_id(call: Call, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Spot requests by id; those that AWS does not know, or does not know any more, are missing."""
+    rows: list[dict[str, Any]] = []
+    for part in _parts(ids, VALUES):
+        by_id = {"Name": "spot-instance-request-id", "Values": list(part)}
+        rows += await _pages(call, "describe_spot_instance_requests", "SpotInstanceRequests", Filters=[by_id])
+    return rows
+
+
+async def volumes(call: Call, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Volumes by id; those that AWS does not know are missing."""
+    rows: list[dict[str, Any]] = []
+    for part in _parts(ids, VALUES):
+        rows += await _pages(call, "describe_volumes", "Volumes", Filters=[{"Name": "volume-id", "Values": list(part)}])
+    return rows
+
+
+async def templates(call: Call, tag: str, values: Sequence[str]) -> list[dict[str, Any]]:
+    """Launch templates that bear the tag with one of the values."""
+    return await _pages(call, "describe_launch_templates", "LaunchTemplates", Filters=[{"Name": f"tag:{tag}", "Values": list(values)}],
+                        most=TEMPLATES)  # fmt: skip
+
+
+async def tagged(call: Call, key: str, values: Sequence[str] = ()) -> list[tuple[str, str, str]]:
+    """(id, key, value) of everything in EC2 that bears the tag, of whatever kind: one call. Without values: with any value.
+
+    What has ended may still be among it, and what was made a moment ago may not be yet.
+    """
+    rows: list[dict[str, Any]] = []
+    for part in _parts(values, VALUES) if values else [()]:
+        filters = [{"Name": "key", "Values": [key]}, *([{"Name": "value", "Values": list(part)}] if part else [])]
+        rows += await _pages(call, "describe_tags", "Tags", Filters=filters)
+    return [(row["ResourceId"], row["Key"], row["Value"]) for row in rows]
+
+
+async def delete_fleets(call: Call, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Delete instant fleets, which ends their instances. Returns for each its new state, "" where AWS refused, and then the reason."""
+    out: dict[str, tuple[str, str]] = {}
+    for part in _parts(ids, FLEETS):
+        answer = await call("ec2", "delete_fleets", FleetIds=list(part), TerminateInstances=True)
+        out |= {one["FleetId"]: (one["CurrentFleetState"], "") for one in answer.get("SuccessfulFleetDeletions", ())}
+        out |= {one["FleetId"]: ("", one["Error"]["Code"]) for one in answer.get("UnsuccessfulFleetDeletions", ())}
+    return out
+
+
+async def fleet_states(call: Call, ids: Sequence[str]) -> dict[str, str]:
+    """The states of fleets by id. Instant ones are shown by id only, and one unknown id fails the call, so they are asked for singly."""
+    states: dict[str, str] = {}
+    for id in ids:
+        try:
+            rows = (await call("ec2", "describe_fleets", FleetIds=[id])).get("Fleets", [])
+        except NotFound as error:
+            states[id] = error.code
+        else:
+            states |= {row["FleetId"]: row["FleetState"] for row in rows}
+    return states
 
 
 def _by_id(ids: Sequence[str]) -> dict[str, Any]:
@@ -142,11 +202,11 @@ async def persist(call: Call, service: str, operation: str, **parameters: Any) -
     return await call(service, operation, **parameters)
 
 
-async def _pages(call: Call, operation: str, key: str, *, paged: bool = True, **parameters: Any) -> list[dict[str, Any]]:
+async def _pages(call: Call, operation: str, key: str, *, paged: bool = True, most: int = BATCH, **parameters: Any) -> list[dict[str, Any]]:
     """All pages of a listing. AWS may send an empty page with a token, so only a missing token ends it."""
     rows: list[dict[str, Any]] = []
     if paged:  # MaxResults cannot stand beside ids
-        parameters["MaxResults"] = BATCH
+        parameters["MaxResults"] = most
     while True:
         answer = await call("ec2", operation, **parameters)
         rows += answer.get(key, [])

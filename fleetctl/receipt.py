@@ -21,7 +21,7 @@ COLUMNS = ("thing", "id", "region", "done", "seen gone", "cost")
 class Line:
     """One thing. `gone` is when its end was observed (seconds since the epoch), None while it is not; `cost` is in USD.
 
-    `request` is an instance's spot request.
+    `request` is an instance's spot request; `todo` is what ends the thing where fleetctl could not.
     """
 
     thing: str
@@ -32,6 +32,7 @@ class Line:
     gone: float | None = None
     cost: float = 0.0
     request: str = ""
+    todo: str = ""
 
     def __str__(self) -> str:
         return f"{self.thing} {self.id} in {self.region} ({self.done}{', ' + self.proof if self.proof else ''})"

@@ -26,8 +26,9 @@ import boto3
 from . import display, ec2, profiles
 from .bucket import Bucket, open_bucket
 from .cost import Cost, total
-from .ending import Estate, end
+from .ending import end
 from .errors import AwsError, FleetError, LaunchFailed, NotConnected, StillBilling
+from .estate import Estate
 from .futures import Pending, Shared, submit
 from .guard import Guard
 from .journal import Journal, attempt

@@ -3,7 +3,8 @@
 Ours entirely: RequestSpotInstances, DescribeSpotInstanceRequests, CancelSpotInstanceRequests (moto keeps hardly any of their
 parameters, and forgets what is cancelled) and DescribeSpotPriceHistory (moto's has one price, of 2006).
 Ours in modules of their own: instances (`launch_api`), launch templates (`template_api`), fleets (`fleet_api`).
-Ours because there is something to say: GetConsoleOutput. CreateTags refuses what is not seen yet.
+Ours because there is something to say: GetConsoleOutput. CreateTags refuses what is not seen yet, and DescribeTags does not
+show it.
 Everything else is moto's, after the states of instances were brought up to date.
 """
 
@@ -29,6 +30,8 @@ from fleetctl.local.rules import DEFAULT_TYPE
 from fleetctl.local.spot import Order, SpotRequest, State
 from fleetctl.local.supply import PRICES
 from fleetctl.local.template_api import TemplateCalls
+
+KINDS = {"spot-instance-request": "spot-instances-request", "nat-gateway": "natgateway", "vpc-elastic-ip": "elastic-ip"}
 
 
 class LocalEC2API(LaunchCalls, FleetCalls, TemplateCalls, EC2Response):
@@ -124,6 +127,16 @@ class LocalEC2API(LaunchCalls, FleetCalls, TemplateCalls, EC2Response):
             self.region_backend.hidden.check(self._get_param("Resources", []), time.monotonic())
         answer: ActionResult = super().create_tags()
         return answer
+
+    def describe_tags(self) -> ActionResult:
+        """Of what is there and seen; what was deleted has no tags any more (moto keeps them, and has names of its own for the kinds)."""
+        backend = self.region_backend
+        answer: Any = super().describe_tags()
+        templates = {template.id for template in backend.templates.all()}
+        unseen, there = backend.hidden.now(time.monotonic()), {"vol": backend.volumes, "lt": templates, "nat": backend.nat_gateways}
+        rows = [{**row, "resource_type": KINDS.get(row["resource_type"], row["resource_type"])} for row in answer.result["Tags"]
+                if (id := row["resource_id"]) not in unseen and id in there.get(id.partition("-")[0], (id,))]
+        return ActionResult({"Tags": rows})
 
     def describe_instances(self) -> ActionResult:
         """A page is 1,000 reservations where no MaxResults is given (moto: 100)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl import ending, launch, local, notify, profiles
+from fleetctl import ending, launch, local, notify, profiles, things
 from fleetctl.session import Session
 
 sys.path.insert(0, str(Path(__file__).parent))  # fake_aws is shared by several test modules
@@ -93,6 +93,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(launch, "FIRST_LISTING_SECONDS", 0.0)
     monkeypatch.setattr(notify, "GATHER_SECONDS", 0.0)
     monkeypatch.setattr(ending, "LOOKS", (0.0, 0.01))
+    monkeypatch.setattr(things, "DOUBT_SECONDS", 0.0)
 
 
 @pytest.fixture

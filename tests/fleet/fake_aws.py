@@ -187,6 +187,25 @@ class FakeAws(FakeEc2):
         self._there(self.buckets, p["Bucket"])
         assert all(p["PublicAccessBlockConfiguration"].values())
 
+    def _list_object_versions(self, p):
+        return {"Versions": [{"Key": key, "VersionId": "null"} for key in self._there(self.buckets, p["Bucket"])][: p["MaxKeys"]]}
+
+    def _list_objects_v2(self, p):
+        keys = [key for key in self._there(self.buckets, p["Bucket"]) if key.startswith(p.get("Prefix", ""))]
+        return {"Contents": [{"Key": key} for key in keys]}
+
+    def _delete_objects(self, p):
+        for one in p["Delete"]["Objects"]:
+            self.buckets[p["Bucket"]].pop(one["Key"], None)
+
+    def _delete_object(self, p):
+        self._there(self.buckets, p["Bucket"]).pop(p["Key"], None)
+
+    def _delete_bucket(self, p):
+        if self._there(self.buckets, p["Bucket"]):
+            raise refusal(AwsError, "s3", "delete_bucket", "BucketNotEmpty")
+        del self.buckets[p["Bucket"]]
+
     def _put_object(self, p):
         self._there(self.buckets, p["Bucket"])[p["Key"]] = p["Body"]
 

@@ -183,6 +183,14 @@ class FakeEc2:
         rows = [{"FleetId": key, "FleetState": self._fleet_state(self.fleets[key]), "Tags": self.tags.get(key, [])} for key in keys]
         return self._page({"fleet-state": "FleetState"}, rows, "Fleets", p)
 
+    def _describe_tags(self, p):
+        wanted = {one["Name"]: one["Values"] for one in p["Filters"]}
+        there = self.requests.keys() | self.instances.keys() | self.volumes.keys() | self.fleets.keys() | self.templates.keys()
+        rows = [{"ResourceId": key, "Key": tag["Key"], "Value": tag["Value"]} for key, tags in self.tags.items() if key in there
+                for tag in tags if tag["Key"] in wanted["key"] and tag["Value"] in wanted.get("value", [tag["Value"]])]
+        start, most = int(p.get("NextToken") or 0), p["MaxResults"]
+        return {"Tags": rows[start:start + most], **({"NextToken": str(start + most)} if start + most < len(rows) else {})}
+
     def _describe_spot_price_history(self, p):
         return {"SpotPriceHistory": [{"InstanceType": kind, "AvailabilityZone": ZONE, "SpotPrice": "0.0031"}
                                      for kind in p["InstanceTypes"]]}

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from fake_aws import REQUEST, FakeAws, refusal
 
-from fleetctl import ScriptFailed, StillBilling, bring_up_one_spot, bring_up_spots, ec2, ending, teardown, teardown_all
+from fleetctl import ScriptFailed, StillBilling, bring_up_one_spot, bring_up_spots, ec2, ending, estate, teardown, teardown_all
 from fleetctl.errors import AwsError, Denied, Network, NotFound, Throttled
 from fleetctl.ledger import Entry
 from fleetctl.messages import Phase
@@ -211,7 +211,10 @@ def test_an_instance_that_aws_has_forgotten_is_proved_by_its_request(fake_sessio
     session = fake_session(cloud)
     up(session, 2)
     forgotten, _ = sorted(cloud.instances)
-    cloud.requests[cloud.instances.pop(forgotten)["request"]] |= {"State": "closed", "Status": {"Code": "instance-terminated-by-service"}}
+    lost = cloud.instances.pop(forgotten)
+    for volume in lost["volumes"]:
+        del cloud.volumes[volume]
+    cloud.requests[lost["request"]] |= {"State": "closed", "Status": {"Code": "instance-terminated-by-service"}}
     receipt = down(session)
     assert receipt.remaining == ()
     assert {line.id: line.proof for line in receipt.found}[forgotten] == "instance-terminated-by-service"
@@ -270,7 +273,7 @@ def entry(seq, operation, result=None, error=None, *, at=0.0, launch="L", reques
 
 def test_an_estate_is_what_was_made_less_what_was_proved_gone():
     made = {"SpotInstanceRequests": [{"SpotInstanceRequestId": f"sir-{n}"} for n in range(3)]}
-    estate = ending.Estate.read("s", "r", [
+    made_of = estate.Estate.read("s", "us-east-1", [
         entry(1, "create_topic", {"TopicArn": "t"}),
         entry(2, "create_queue"),  # no outcome is known
         entry(3, "request_spot_instances", error="Network: lost"),
@@ -280,10 +283,10 @@ def test_an_estate_is_what_was_made_less_what_was_proved_gone():
         entry(7, "put_parameter", error="Network: lost", request={"Name": "p"}),
         entry(8, "seen_gone", {}, request=["sir-1", "t"]),
     ])
-    assert set(estate.requests) == {"sir-0", "sir-2"}
-    assert estate.unsure == {"N": 7.0}
-    assert estate.things == [("parameter", "p")]
-    assert [one.seq for one in estate.unsure_things] == [2]
+    assert set(made_of.requests) == {"sir-0", "sir-2"}
+    assert made_of.unsure == {"N": (7.0, 1, "request_spot_instances")}
+    assert made_of.things == [("parameter", "p")]
+    assert [one.seq for one in made_of.unsure_things] == [2]
 
 
 def test_a_receipt_of_failed_machines_has_what_they_cost(fake_session):
