@@ -239,7 +239,7 @@ class Machines:
             if not isinstance(error, NotFound):
                 self.refused.add(key)
                 self.requests[key] = replace(self.requests[key], done="not cancelled", proof=error.code, todo=error.todo)
-            elif not self._fresh(key):  # else the next round asks again
+            elif forgotten(self._made(key), time.time()):  # else the next round asks again
                 await self._forget_request(key, error.code)
         self.cancelled.update(key for key in keys if key not in refused)
 

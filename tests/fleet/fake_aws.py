@@ -15,7 +15,7 @@ from uuid import UUID
 
 from fake_ec2 import FakeEc2, refusal
 
-from fleetctl.errors import NotFound
+from fleetctl.errors import AwsError, NotFound
 from fleetctl.messages import Phase, Report
 from fleetctl.profiles import Profile
 
