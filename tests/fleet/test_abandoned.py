@@ -67,7 +67,7 @@ def test_what_a_killed_process_left_is_listed_and_ended_and_the_living_are_spare
 
 
 def test_a_launch_call_that_was_on_its_way_when_its_process_died_is_found_by_its_tag(start, home, cloud, fleetctl, living, wait_for):
-    cloud.fault("delay", operation="RequestSpotInstances", seconds=4)
+    cloud.fault("delay", operation="RequestSpotInstances", seconds=15)
     mark, process = cloud.calls()["mark"], start(BEGIN + "time.sleep(600)")
     dead = process.stdout.readline().strip()
     wait_for(lambda: "RequestSpotInstances" in cloud.calls(mark)["calls"].get("controller", {}).get("ec2", {}))
@@ -80,7 +80,7 @@ def test_a_launch_call_that_was_on_its_way_when_its_process_died_is_found_by_its
     assert "NOT SEEN not visible" in early.stdout, "that nothing is to be seen yet proves nothing"
     tagged = [{"Name": "tag:fleetctl:session", "Values": [dead]}]
     ec2 = boto3.client("ec2", **cloud.client())
-    wait_for(lambda: ec2.describe_spot_instance_requests(Filters=tagged)["SpotInstanceRequests"])
+    wait_for(lambda: ec2.describe_spot_instance_requests(Filters=tagged)["SpotInstanceRequests"], 60)
     ended = fleetctl("down")
     assert ended.returncode == 0, ended
     rows = ec2.describe_spot_instance_requests(Filters=tagged)["SpotInstanceRequests"]
