@@ -259,6 +259,7 @@ else
     start
 fi
 
+event=
 while clock; do
     ((now < ready_at)) || become ready null
     ((now < watch_at)) || look
@@ -268,7 +269,9 @@ while clock; do
     for at in $ready_at $watch_at $kill_at; do ((left < at)) || left=$at; done
     ((left > now)) || left=$((now + 1))
     printf -v left '%d.%02d' $(((left - now) / 100)) $(((left - now) % 100))
-    read -rt "$left" -u 9 event || continue
+    # A line may be cut by the end of the time: what has come of it waits for the rest.
+    IFS= read -rt "$left" -u 9 part || { event+=$part && continue; }
+    event+=$part
     case $phase/$event in
         */group*)
             group=${event#* }
@@ -288,4 +291,5 @@ while clock; do
             [[ ! $checker ]] || kill "$checker" || :
             ;;
     esac
+    event=
 done

@@ -125,6 +125,13 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Interrupted:
+    """EC2 takes a machine back, and has said so for the first time."""
+
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
 class Enough:
     """The minimum is up."""
 
@@ -156,4 +163,4 @@ class Terminate:
     instances: tuple[str, ...]
 
 
-Command = Arrived | Enough | Describe | Resolve | GiveUp | Terminate
+Command = Arrived | Interrupted | Enough | Describe | Resolve | GiveUp | Terminate

@@ -31,7 +31,8 @@ class Progress:
     """A launch at one moment. `pending` counts what is still expected; times are seconds, `per_hour` is USD.
 
     `waiting` are AWS's words for the requests that have no machine yet ("price-too-low", "capacity-not-available", …), with their numbers,
-    as the last listing showed them.
+    as the last listing showed them. `interrupted` have been taken back by EC2, or are about to be, after they were ready; what was launched
+    in their place counts in `up` and `pending`.
     """
 
     state: LaunchState
@@ -45,12 +46,14 @@ class Progress:
     per_hour: float
     type: str = ""
     waiting: tuple[tuple[str, int], ...] = ()
+    interrupted: int = 0
 
     def __str__(self) -> str:
         kind = f" × {self.type}" if self.type else ""
         why = f" ({', '.join(f'{n} {status}' for status, n in self.waiting)})" if self.waiting and self.pending else ""
+        taken = f"{self.interrupted} interrupted · " if self.interrupted else ""
         return (
-            f"{self.up}/{self.wanted}{kind} up · {self.pending} pending{why} · {self.failed} failed · "
+            f"{self.up}/{self.wanted}{kind} up · {self.pending} pending{why} · {self.failed} failed · {taken}"
             f"{self.elapsed:.1f} s of {self.allowed:.0f} s · ${self.per_hour:.4f}/h"
         )
 
@@ -80,34 +83,43 @@ class Launch(Pending[T], Generic[T]):
 
     @property
     def machines(self) -> Machines:
-        """The machines so far."""
-        return self._conductor.snapshot()
+        """The machines so far, those that were asked for in place of interrupted ones too."""
+        first, *others = [conductor.snapshot() for conductor in self._conductor.family()]
+        return first.joined(others)
+
+    @property
+    def replacements(self) -> list[Launch[Machines]]:
+        """The launches that were begun in place of interrupted machines, of this launch and of those launches themselves."""
+        return [Launch(conductor, self.session, lambda machines: machines) for conductor in self._conductor.family()[1:]]
 
     def progress(self) -> Progress:
         """Where the launch is now."""
         conductor = self._conductor
-        core, counts = conductor.core, conductor.core.counts()
-        pending = max(0, core.wanted - core.ready - core.lost) if core.state in (LaunchState.ASKING, LaunchState.WAITING) else 0
+        core, family = conductor.core, conductor.family()
+        cores = [one.core for one in family]
+        underway = [one for one in cores if one.state in (LaunchState.ASKING, LaunchState.WAITING)]
+        pending = sum(max(0, one.wanted - one.ready - one.lost) for one in underway)
         elapsed = (conductor.settled_at or time.time()) - conductor.began
-        alive = [slot for slot in core.all() if slot.alive]
+        slots = [(one, slot) for one in family for slot in one.core.all()]
         return Progress(
             core.state,
             core.wanted,
             core.minimum,
-            counts[MachineState.READY],
+            sum(slot.state is MachineState.READY for _, slot in slots),
             pending,
             core.lost,
             elapsed,
             conductor.deadline - conductor.began,
-            sum(conductor.rate(slot) or 0.0 for slot in alive),
+            sum(one.rate(slot) or 0.0 for one, slot in slots if slot.alive),
             conductor.order.type,
-            tuple(Counter(slot.status for slot in core.all() if slot.state is MachineState.PENDING and slot.status).items()),
+            tuple(Counter(slot.status for _, slot in slots if slot.state is MachineState.PENDING and slot.status).items()),
+            sum(one.interruptions for one in cores),
         )
 
     def cost(self) -> Cost:
         """What it costs an hour and has cost so far, by what is known here."""
-        slots = [slot for slot in self._conductor.core.all() if slot.launched is not None]
-        return total(((slot.launched or 0.0, slot.gone, self._conductor.rate(slot) or 0.0) for slot in slots), time.time())
+        slots = [(one, slot) for one in self._conductor.family() for slot in one.core.all() if slot.launched is not None]
+        return total(((slot.launched or 0.0, slot.gone, one.rate(slot) or 0.0) for one, slot in slots), time.time())
 
     def enough(self) -> Pending[Machines]:
         """Resolves as soon as the minimum is up."""

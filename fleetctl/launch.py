@@ -37,6 +37,7 @@ from .events import (
     Enough,
     Event,
     GiveUp,
+    Interrupted,
     Listed,
     Refused,
     Reported,
@@ -51,6 +52,7 @@ from .notify import Channel
 from .order import Order
 from .outcome import END_IT, Facts, failure
 from .profiles import Profile
+from .replacing import Replacing
 from .shapes import Shortfall
 from .states import GIVEN_UP, SETTLED, LaunchState
 
@@ -110,6 +112,7 @@ class Conductor:
         self.machines: dict[str, Machine] = {}
         self.arrived: list[str] = []  # keys in the order of their getting ready
         self.refusal: Exception | None = None
+        self.replacing = Replacing()
         self.shortfalls: tuple[Shortfall, ...] = ()  # the capacity pools that gave none
         self.settled = asyncio.Event()  # the outcome is out, and whatever ends with it has been ended
         self._broken: BaseException | None = None
@@ -160,6 +163,8 @@ class Conductor:
     def report(self, report: Report) -> None:
         """A report from the channel."""
         first = not self.core.held and not self.core.by_instance
+        if report.rebalance and (slot := self.core.by_instance.get(report.instance)) and slot.report and not slot.report.rebalance:
+            log.info("EC2 recommends to rebalance %s, which may be taken back and may not", report.instance)
         self.feed(Reported(report))
         if first:  # bind instances to requests soon, even when nothing is decided by it, so that progress can be shown
             asyncio.get_running_loop().call_later(FIRST_LISTING_SECONDS, self._list_if_held)
@@ -171,6 +176,10 @@ class Conductor:
     def machine(self, slot: Slot) -> Machine:
         """The user's view of a slot."""
         return self.machines.setdefault(slot.key, Machine(slot, self.desk, self.rate))
+
+    def family(self) -> list[Conductor]:
+        """This launch and those that replace what it has lost. From any thread."""
+        return [self, *(one for launch in list(self.replacing.launches) for one in launch.family())]
 
     def snapshot(self) -> Machines:
         """All machines as they are now. From any thread."""
@@ -192,6 +201,8 @@ class Conductor:
                 self.machine(slot)  # first, since other threads look up what has arrived
                 self.arrived.append(slot.key)
                 self._tell()
+            case Interrupted(slot):
+                self.replacing.interrupted(self.machine(slot), was_ready=slot.was_ready, state=self.core.state)
             case Enough():
                 if not self.enough.done():
                     self.enough.set_result(self.snapshot())

@@ -28,6 +28,7 @@ from .events import (
     Enough,
     Event,
     GiveUp,
+    Interrupted,
     Listed,
     Refused,
     Reported,
@@ -55,7 +56,7 @@ __all__ = [
     "GIVEN_UP", "LAUNCH", "MACHINE", "SETTLED", "Happening", "IllegalTransition", "LaunchState", "MachineState", "Turn", "diagram",
     "Slot",
     "Asked", "Cancel", "Deadline", "Ended", "Event", "Listed", "Refused", "Reported", "Seen",
-    "Arrived", "Command", "Describe", "Enough", "GiveUp", "Resolve", "Terminate",
+    "Arrived", "Command", "Describe", "Enough", "GiveUp", "Interrupted", "Resolve", "Terminate",
     "Core",
 ]
 
@@ -74,6 +75,7 @@ class Core:
     by_instance: dict[str, Slot] = field(default_factory=dict)
     ready: int = 0  # slots that were ready at some time
     lost: int = 0  # slots that will never be
+    interruptions: int = 0  # slots that EC2 has taken back, or is about to, after they were ready
     said_enough: bool = False
 
     def __repr__(self) -> str:
@@ -195,8 +197,11 @@ class Core:
             slot.report = report
         if self.state in GIVEN_UP or slot.dropped:
             return [Terminate((report.instance,))] if slot.alive else []
-        first = not slot.was_ready
+        first, before = not slot.was_ready, slot.state
         self._move(slot, HAPPENING[report.present], now)
+        if slot.state is MachineState.INTERRUPTED is not before:
+            self.interruptions += slot.was_ready
+            return [Interrupted(slot)]
         return [Arrived(slot)] if first and slot.was_ready else []
 
     def _describe(self, slot: Slot, one: Seen) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -64,7 +64,8 @@ class Machine(Mapping[str, Any]):
         self._slot, self.home, self._rate = slot, home, rate
 
     def __repr__(self) -> str:
-        return f"<machine {' '.join(str(one) for one in (self.instance_id or self._slot.key, self.state, self.type, self.ip) if one)}>"
+        shown = [self.instance_id or self._slot.key, self.state, self.type, self.ip, self.notice]
+        return f"<machine {' '.join(str(one) for one in shown if one)}>"
 
     def __getitem__(self, name: str) -> Any:
         if name not in FIELDS:
@@ -108,6 +109,13 @@ class Machine(Mapping[str, Any]):
     def price(self) -> float | None:
         """USD an hour."""
         return self._rate(self._slot)
+
+    @property
+    def notice(self) -> str:
+        """What EC2 has said of its future, '' where that is nothing."""
+        if self.state is MachineState.INTERRUPTED and self.taken_at:
+            return f"until {self.taken_at}"
+        return "rebalance recommended" if self.rebalance and self.state is not MachineState.GONE else ""
 
     @property
     def lost(self) -> bool:
@@ -167,6 +175,26 @@ class Machines(Mapping[str, Machine]):
     def __len__(self) -> int:
         return len(self._all)
 
+    def joined(self, others: Sequence[Machines]) -> Machines:
+        """These and the machines of the launches that replaced some of them."""
+        if not others:
+            return self
+        every = {key: machine for machines in (self, *others) for key, machine in machines.items()}
+        succeeded, extra = self._succeeded, self._extra
+        for one in others:
+            succeeded, extra = succeeded + one._succeeded, extra + one._extra
+        return Machines(every, succeeded, extra)
+
+    @property
+    def up(self) -> list[Machine]:
+        """The machines that are ready at this moment."""
+        return [machine for machine in self._all.values() if machine.state is MachineState.READY]
+
+    @property
+    def interrupted(self) -> list[Machine]:
+        """The machines that EC2 is taking back."""
+        return [machine for machine in self._all.values() if machine.state is MachineState.INTERRUPTED]
+
     @property
     def succeeded(self) -> list[Machine]:
         """The machines that were ready when the launch resolved."""
@@ -189,7 +217,7 @@ class Machines(Mapping[str, Machine]):
 
     def __repr__(self) -> str:
         failed, extra = len(self.failed), len(self._extra)
-        more = {"expected": len(self) - len(self._succeeded) - extra - failed, "extra": extra}
+        more = {"expected": len(self) - len(self._succeeded) - extra - failed, "extra": extra, "interrupted": len(self.interrupted)}
         shown = "".join(f", {count} {what}" for what, count in more.items() if count)
         return f"<machines: {len(self._succeeded)} up, {failed} failed{shown}, ${self.per_hour:.4f}/h>"
 
@@ -208,4 +236,6 @@ def _cell(machine: Machine, name: str) -> str:
     value = machine[name]
     if name == "price":
         return f"${value:.4f}/h" if value else "–"
+    if name == "state" and machine.notice:
+        return f"{value}, {machine.notice}"
     return str(value) if value not in (None, "") else "–"

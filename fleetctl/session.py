@@ -188,9 +188,21 @@ class Session:
             self.launches.remove(conductor)
             raise FleetError(f"{self!r} has ended", todo="connect again") from None
 
+    def begin_again(self, conductor: Conductor) -> None:
+        """Register and start a launch that stands in for an earlier one. On the session's loop, while the session lives.
+
+        Raises FleetError when it has ended.
+        """
+        if self.closed:
+            raise FleetError(f"{self!r} has ended", todo="connect again")
+        if self._guard is not None and conductor.lifetime == "fuse":
+            self._guard.keep(str(conductor.uuid))
+        self.launches.append(conductor)
+        conductor.start()
+
     async def teardown(self, launches: Sequence[Conductor]) -> Receipt:
-        """End some launches; the channel stays for the others."""
-        await self._stop(launches)
+        """End some launches, and those that replace what they have lost; the channel stays for the others."""
+        launches = await self._stop(launches)
         ids = {str(one.uuid) for one in launches}
         return self._checked(await self._end(Estate.read(self.id, self.profile.region, self.ledger.entries(), ids), launches, ids))
 
@@ -203,7 +215,7 @@ class Session:
 
     async def _teardown_all(self, launches: Sequence[Conductor]) -> Receipt:
         async with self._ending:
-            await self._stop(launches)
+            launches = await self._stop(launches)
             await self._close_ways()
             channel = await self._channel.drop()
             if channel is not None:
@@ -216,13 +228,16 @@ class Session:
         return self._checked(receipt)
 
     @staticmethod
-    async def _stop(launches: Sequence[Conductor]) -> None:
-        """Every launch has its outcome afterwards, and nothing more is on its way for it."""
+    async def _stop(launches: Sequence[Conductor]) -> list[Conductor]:
+        """Every launch has its outcome afterwards, and nothing more is on its way for it. Returns them with those that replace some."""
+        launches = list(dict.fromkeys(one for launch in launches for one in launch.family()))
         for one in launches:
+            one.replacing.stop()
             if one.core.state not in SETTLED:
                 one.cancel()
         for one in launches:
             await one.settled.wait()
+        return launches
 
     async def _end(self, estate: Estate, launches: Sequence[Conductor], only: set[str] | None) -> Receipt:
         def listed(rows: Sequence[dict[str, Any]]) -> None:

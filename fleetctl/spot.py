@@ -11,9 +11,11 @@ from .bootstrap import Program
 from .errors import RequestInvalid
 from .futures import Pending
 from .handle import Launch
+from .interruption import Policy, checked
 from .launch import Conductor
 from .machines import Machine, Machines
 from .receipt import Receipt
+from .replacing import Replacing
 from .session import Session, current
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ def bring_up_spots(
     minimum: int | None = None,
     minutes: float = 10,
     lifetime: str = "session",
+    on_interruption: Policy = "shrink",
     session: Session | None = None,
     **aliases: Any,
 ) -> Launch[Machines]:
@@ -41,11 +44,13 @@ def bring_up_spots(
     `n` machines have reported that their commands are up, or, `minutes` from now, when at least `minimum` have (default: all).
     `lifetime="session"`: the machines end with this process at the latest, even if it is killed; with "fuse" they outlive it, and their
     fuses end them. Whatever happens, each machine's fuse ends it two hours after it has booted, a living session's machines too.
+    `on_interruption` says what follows when EC2 takes back a machine that was ready: "shrink" goes on with fewer, "replace" asks for
+    another by a launch of its own (`launch.replacements`), a function is called with the machine, in a thread.
 
     Raises RequestInvalid, ProfileError and NotConnected at once. The future raises ScriptFailed, NeverReported, LaunchFailed, AwsError or
     ChannelSilent; everything of a failed launch has then been cancelled and terminated.
     """
-    return _bring_up(request, n, cmds, minimum, minutes, lifetime, session, aliases, lambda machines: machines)
+    return _bring_up(request, n, cmds, minimum, minutes, lifetime, on_interruption, session, aliases, lambda machines: machines)
 
 
 def bring_up_one_spot(
@@ -54,11 +59,12 @@ def bring_up_one_spot(
     *,
     minutes: float = 10,
     lifetime: str = "session",
+    on_interruption: Policy = "shrink",
     session: Session | None = None,
     **aliases: Any,
 ) -> Launch[Machine]:
     """Bring up one machine; as `bring_up_spots`, but resolves to the machine itself."""
-    return _bring_up(request, 1, cmds, 1, minutes, lifetime, session, aliases, lambda machines: machines.succeeded[0])
+    return _bring_up(request, 1, cmds, 1, minutes, lifetime, on_interruption, session, aliases, lambda machines: machines.succeeded[0])
 
 
 def teardown(launch: Launch[Any], *, session: Session | None = None) -> Pending[Receipt]:
@@ -86,6 +92,7 @@ def _bring_up(
     minimum: int | None,
     minutes: float,
     lifetime: str,
+    on_interruption: Policy,
     session: Session | None,
     aliases: Mapping[str, Any],
     choose: Callable[[Machines], T],
@@ -93,7 +100,7 @@ def _bring_up(
     session = session or current()
     minimum = n if minimum is None else minimum
     _check_numbers(n, minimum, minutes, lifetime)
-    program = bootstrap.program(cmds)
+    program, policy = bootstrap.program(cmds), checked(on_interruption)
     profile = session.profile
     asked = shapes.apply(request, **profile.aliases(aliases))
     said = shapes.view(asked)
@@ -107,8 +114,18 @@ def _bring_up(
     ready = shapes.apply(asked, **{alias: value for alias, value in defaults.items() if value is not None and alias not in said})
     shapes.validate(shapes.apply(ready, n=n))
     ready = copy.deepcopy(ready)  # the caller may change the dictionary before the launch comes to use it
-    conductor = Conductor(session, ready, program, wanted=n, minimum=minimum, seconds=60 * minutes, fuse_minutes=FUSE_MINUTES)
-    conductor.lifetime = lifetime
+
+    def like_this(wanted: int, least: int) -> Conductor:
+        made = Conductor(session, ready, program, wanted=wanted, minimum=least, seconds=60 * minutes, fuse_minutes=FUSE_MINUTES)
+        made.lifetime, made.replacing = lifetime, Replacing(policy, instead)
+        return made
+
+    def instead(lost: int) -> Conductor:
+        made = like_this(lost, 1)
+        session.begin_again(made)
+        return made
+
+    conductor = like_this(n, minimum)
     session.begin(conductor)
     return Launch(conductor, session, choose)
 
