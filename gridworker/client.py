@@ -26,6 +26,7 @@ from .keys import Keys, checked
 from .limits import HEARD_MOST
 from .looking import Looking
 from .messages import ID, Failure, item
+from .parts import Aside, Part
 from .reading import Reading
 from .serialize import Functions, Reference, call_id, encode_arguments
 from .signing import Seal, key_from
@@ -166,16 +167,21 @@ class Grid(Verbs, Looking, Keeping):
         ids: list[str] = []
         codes: dict[str, bytes] = {}
         asks = []
+        aside, big = Aside(), dict[str, list[Part]]()
         references: dict[int, Reference] = {}                     # a function by value is pickled once for all of these calls
         for function, args, kwargs in calls:
             reference = references.get(id(function))
             if reference is None:
                 reference = references[id(function)] = self._reference(function)
-            data, hashed = encode_arguments(args, kwargs)
+            data, hashed = encode_arguments(args, kwargs, aside)
             call = call_id(reference, hashed)
             ids.append(call)
+            if aside.parts:
+                big[call], aside.parts = aside.parts, []
             token = marked(reference.token) if trace or self.trace else reference.token
             asks.append((call, (pool, "", item(call, token, reference.text, data, seal=self.seal))))
+        if big:
+            self._supply(big)
         answer = kind(ids, single, patient, self._lock, self._take_back, self.seal, self._reading)
         with self._lock:
             if self._closing:
@@ -212,6 +218,7 @@ class Grid(Verbs, Looking, Keeping):
     def _withdraw(self, wait: Wait, failure: Failure, kill: bool = False) -> None:
         """Ends a wait, and tells the server what is not wanted any more. With the lock held."""
         if withdrawn := self._waits.withdraw(wait, failure):
+            self._blobs.forget([call for call, _, _ in withdrawn])
             self._buffer = without(self._buffer, withdrawn)
             self._withdrawals.add(withdrawn, kill)
             if self._open:
@@ -298,6 +305,7 @@ class Grid(Verbs, Looking, Keeping):
         self._commands.close()
         self._bell.close()
         self._disk.close()
+        self._blobs.close()
 
     def _reconnect(self, patience: float) -> None:
         deadline = time.monotonic() + patience
@@ -320,6 +328,7 @@ class Grid(Verbs, Looking, Keeping):
                 if not self._connected.is_set():
                     check_nodes(self._commands.call("HVALS", self.keys.nodes))
                 self._commands.call("SCRIPT", "LOAD", self._submit.text)
+                self._blobs.supply_again()
                 self._reading.attach({self._bell.fileno(): self._hear, self._commands.fileno(): self._acknowledge})
                 with self._lock:
                     self._open = True
@@ -363,8 +372,7 @@ class Grid(Verbs, Looking, Keeping):
                 if isinstance(reply, GridError):
                     raise GridUnreachable(f"waiting for answers failed: {reply}") from reply
                 for message in () if reply is None else reply[1]:
-                    if not self._waits.arrive(message):
-                        self._unclaimed(message)
+                    self._arrived(message)
                 if not self._waits:
                     self._codes.clear()
                 elif reply is None:         # silence
@@ -372,6 +380,8 @@ class Grid(Verbs, Looking, Keeping):
                 if len(self._waits.heard) >= HEARD_MOST:
                     self._send_heard()
                 self._ring()
+        if self._big:
+            self._fetch_big()
 
     def _acknowledge(self) -> None:
         self._commands.feed()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import GridUnreachable
 from .parking import Running
-from .serialize import pickled
 from .store import Connection, pack
 from .waits import Wait, values
 from .withdrawal import cancelled
@@ -49,7 +48,7 @@ class Coroutines:
     async def _run(self, function: Callable[..., Any], running: Running) -> None:
         _running.set(running)
         try:
-            body = pickled(await function(*running.args, **running.kwargs), f"the result of {running.name}")
+            body = self._worker.body(running, await function(*running.args, **running.kwargs))
         except BaseException as error:      # as for plain functions: whatever is raised is the outcome
             self._worker.fail(running, error)
         else:

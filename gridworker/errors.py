@@ -10,6 +10,7 @@
     ├─ NotSerializable     a function, argument or result cannot travel
     ├─ CodeMismatch        the worker has another version of the function or of Python, or cannot import it
     ├─ TooBig              arguments or a result are larger than the grid carries
+    ├─ PartsGone           a big value is not on the server any more
     ├─ TooDeep             a chain of calls of calls is longer than is allowed: recursion without end
     ├─ GridFull            the server has no memory left; nothing of what was asked has been done
     ├─ NotDurable          the server cannot promise that what was asked has reached its disk
@@ -101,6 +102,10 @@ class TooBig(GridError):
 
     Raised before anything is sent, and for what others have sent before it is unpickled.
     """
+
+
+class PartsGone(GridError):
+    """Parts of a big value are not on the server any more: they were kept too long, or somebody has emptied it. Ask for the call again."""
 
 
 class TooDeep(GridError):

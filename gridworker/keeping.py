@@ -15,11 +15,13 @@ from typing import Any
 
 from . import __version__
 from .answers import Answer
+from .blobs import Blobs
 from .durable import Disk
-from .errors import CodeMismatch, GridClosed, GridError, GridUnreachable
+from .errors import CodeMismatch, GridClosed, GridError, GridUnreachable, PartsGone
 from .keys import Keys
 from .limits import CODE_MS, CODES_MOST, KEPT_MOST, RESULT_MS
 from .messages import ID, Failure
+from .parts import Part
 from .reading import Reading
 from .signing import Seal
 from .store import Connection, Script, pack
@@ -61,6 +63,9 @@ class Keeping:
     def _ring(self) -> None:
         raise NotImplementedError
 
+    def _send(self, batch: list[tuple[str, str, bytes]], *, again: bool) -> None:
+        raise NotImplementedError
+
     def _take_back(self, wait: Wait, kill: bool) -> bool:
         raise NotImplementedError
 
@@ -73,6 +78,8 @@ class Keeping:
         self._strangers: dict[str, bytes] | None = {} if named else None      # answers to an earlier process of this name
         self._collect_script, self._acknowledge_script = Script("collect"), Script("acknowledge")
         self._refresh_at = time.monotonic() + _REFRESH
+        self._blobs = Blobs(self._commands.another(f"parts:{self.name}"), self.keys, self.seal)
+        self._big: list[bytes] = []                     # results that have arrived and whose parts have not
         self._disk = Disk(self._commands.another(f"disk:{self.name}"), self.keys, self.name)
 
     def _forget_connection(self) -> None:
@@ -117,6 +124,65 @@ class Keeping:
         except GridUnreachable:
             self._lose()
 
+    # big values
+
+    def _supply(self, big: dict[str, list[Part]]) -> None:
+        """Stores what the calls need that are about to be asked for. Without the lock. GridFull, TooBig."""
+        self._ready()
+        try:
+            self._blobs.supply(big)
+        except GridUnreachable:                         # the background thread connects again, supplies and asks
+            with self._lock:
+                self._lose()
+
+    def _arrived(self, message: bytes) -> None:
+        """A message out of the inbox."""
+        if self._blobs.is_big(message) and message[1:1 + ID].decode("ascii") in self._waits:
+            self._big.append(message)
+        elif self._waits.arrive(message):
+            self._blobs.forget((message[1:1 + ID].decode("ascii"),))
+        else:
+            self._unclaimed(message)
+
+    def _fetch_big(self) -> None:
+        """Gets the parts of what has arrived, without the lock. GridUnreachable: then all that is unanswered is asked for again."""
+        with self._lock:
+            messages, self._big = self._big, []
+        for message in messages:
+            call = message[1:1 + ID]
+            name = call.decode("ascii")
+            failure: Failure | None = None
+            try:
+                whole: bytes = self._blobs.whole(message)
+            except PartsGone as error:
+                if not self._blobs.again(message) or name in self._waits.known_by_id():
+                    failure = Failure.of(error)
+                else:
+                    self._ask_again(name)
+                    continue
+            except GridUnreachable:
+                raise
+            except GridError as error:
+                failure = Failure.of(error)
+            with self._lock:
+                if failure is not None:
+                    self._waits.refuse(call, failure)
+                else:
+                    self._waits.arrive(whole)
+                self._blobs.forget((name,))
+                self._ring()
+
+    def _ask_again(self, call: str) -> None:
+        """A result has gone before it could be fetched: its call is run again."""
+        self._blobs.supply_again()
+        with self._lock:
+            if self._open and (asks := self._waits.asks(call)):
+                try:
+                    self._send(asks, again=True)
+                except GridUnreachable:
+                    self._lose()
+                self._ring()
+
     def _unclaimed(self, message: bytes) -> None:
         if self._strangers is not None and message[:1] in b"RE" and len(self._strangers) < UNCLAIMED_MOST:
             self._strangers[message[1:1 + ID].decode("ascii")] = message
@@ -149,12 +215,14 @@ class Keeping:
                 self._waits.add(answer.wait, [])
             for call in wanted:
                 if message := strangers.pop(call, None):
-                    self._waits.arrive(message)
+                    self._arrived(message)
             missing = [call for call, answer in answers.items() if not answer.wait.over]
             if missing and self._open:
                 self._write(self._collecting(missing))
                 self._ring()
                 self._reading.asked()
+        if self._big:
+            self._fetch_big()
         return answers
 
     def _submit_durably(self, wait: Wait, asks: list[tuple[str, str, bytes]], codes: dict[str, bytes]) -> None:

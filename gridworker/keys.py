@@ -11,6 +11,10 @@
     <ns>:log              stream  what the nodes logged, bounded
     <ns>:code:<hash>      string  a function of a notebook or script, by value
     <ns>:c:<call>         string  the state of a call: P<asker,parent>… | R<result> | E<failure>
+    <ns>:b:<part>         string  a big part of arguments (named by its digest) or of a result (<call>.<nonce><number>), see parts.py
+    <ns>:need:<part>      hash    call -> ms since 1970: calls that the part was stored for
+    <ns>:parts            zset    parts by their last use, in ms since 1970: arguments, and results that were heard
+    <ns>:parts:bytes      string  how many bytes these parts have
     <ns>:q:<pool>         list    fresh calls, oldest left
     <ns>:up:<pool>        list    calls made by calls, sent or hoisted to the pool; before fresh ones, oldest left
     <ns>:v:<pool>         set     volunteers: idle nodes
@@ -63,7 +67,7 @@ class Keys:
     'grid:q:pool'
     """
 
-    __slots__ = ("beats", "executed", "kept", "links", "log", "namespace", "nodes", "pools", "prefix", "tallies")
+    __slots__ = ("beats", "executed", "kept", "links", "log", "namespace", "nodes", "parts", "pools", "prefix", "tallies")
 
     def __init__(self, namespace: str) -> None:
         self.namespace = checked("namespace", namespace)
@@ -76,6 +80,7 @@ class Keys:
         self.links = prefix + "links"
         self.log = prefix + "log"
         self.kept = prefix + "kept"
+        self.parts = prefix + "parts"
 
     def __repr__(self) -> str:
         return f"Keys({self.namespace!r})"
@@ -91,6 +96,10 @@ class Keys:
     def code(self, digest: str) -> str:
         """A function that travels by value."""
         return f"{self.prefix}code:{digest}"
+
+    def part(self, name: str) -> str:
+        """A big part of a value."""
+        return f"{self.prefix}b:{name}"
 
     def report(self, pool: str) -> str:
         """The distributor's last report."""

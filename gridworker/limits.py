@@ -5,6 +5,7 @@
     GRIDWORKER_KEPT_MOST       results that have been acknowledged and are still kept; the oldest go first
     GRIDWORKER_RESULT_MS       how long a result is kept once every asker has acknowledged it
     GRIDWORKER_UNHEARD_MS      how long for askers that never do: then they count as gone
+    GRIDWORKER_PARTS_MOST      bytes of big values that are kept although no pending call needs them; the oldest go first
     GRIDWORKER_FAILURE_MS      how long a failure is kept, for askers who may have missed it; others run the call anew
     GRIDWORKER_DEAD_MS         without a beat of its supervisor a node counts as dead; supervisors beat each second
     GRIDWORKER_CODE_MS         how long a function that goes by value is kept after its last use
@@ -23,10 +24,13 @@ DEPTH_MOST = min(_limit("DEPTH_MOST", 2000), 9999)
 PAYLOAD_MOST = _limit("PAYLOAD_MOST", 256 << 20)
 KEPT_MOST = _limit("KEPT_MOST", 50_000)
 RESULT_MS = _limit("RESULT_MS", 600_000)
+PARTS_MOST = _limit("PARTS_MOST", 256 << 20)
 UNHEARD_MS = _limit("UNHEARD_MS", 3_600_000)
 FAILURE_MS = _limit("FAILURE_MS", 60_000)
 CODE_MS = _limit("CODE_MS", 86_400_000)
 HEARD_MOST = 200         # results are acknowledged in batches of this size, or when there is nothing else to do
 CODES_MOST = 1000        # functions by value that a process has at hand
+UPLOAD_MS = 600_000      # a part that has been stored, and then not entered as one of a call, goes after this time
+HOLD_MS = 60_000         # so long it is kept for a call that has not been made yet
 DEAD_MS = _limit("DEAD_MS", 6000)
 TRIES = 5                # a call whose nodes died under it this often is given up

@@ -19,6 +19,7 @@ from collections import deque
 
 from .errors import CodeMismatch, NotACall, NotSerializable
 from .limits import CODES_MOST
+from .parts import BIG, Aside, load
 
 try:                                        # hashlib would load OpenSSL: several ms at each start
     from _blake2 import blake2b
@@ -27,10 +28,10 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
-_SCALARS = frozenset((int, float, str, bytes, bool, type(None), complex))
+SCALARS = frozenset((int, float, str, bytes, bool, type(None), complex))
 _BY_VALUE = "="
 _Module = type(sys)
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"       # functions travel between equal versions only: their byte code differs
@@ -74,10 +75,13 @@ class salted:
         return self.function(*args, **kwargs)
 
 
-def pickled(value: Any, what: str) -> bytes:
-    """The value's pickle, protocol 5; by value what belongs to `__main__` or can't be imported. NotSerializable names `what`."""
+def pickled(value: Any, what: str, aside: Aside | None = None) -> bytes:
+    """The value's pickle, protocol 5; by value what belongs to `__main__` or can't be imported. NotSerializable names `what`.
+
+    Big buffers go into `aside`, if there is one, and not into the pickle.
+    """
     try:
-        data = pickle.dumps(value, 5)
+        data = pickle.dumps(value, 5, buffer_callback=aside)
         if b"__main__" not in data:
             return data
     except Exception:                       # lambdas, closures, local classes: cloudpickle decides
@@ -85,25 +89,28 @@ def pickled(value: Any, what: str) -> bytes:
     try:
         import cloudpickle
 
-        by_value: bytes = cloudpickle.dumps(value, 5)
+        left_out = aside.take() if aside is not None else []
+        by_value: bytes = cloudpickle.dumps(value, 5, buffer_callback=aside)
         return by_value
     except Exception as error:
         if data:
+            if aside is not None:
+                aside.put_back(left_out)
             return data
         raise NotSerializable(f"{what} cannot be pickled: {type(error).__name__}: {error}") from error
 
 
-def _plain(value: object) -> bytes:
+def _plain(value: object, aside: Aside | None = None) -> bytes:
     """A pickle without memo: the same bytes for equal scalars, and no difference between one string twice and two equal strings."""
     out = io.BytesIO()
-    pickler = pickle.Pickler(out, 5)
+    pickler = pickle.Pickler(out, 5, buffer_callback=aside)
     pickler.fast = True
     pickler.dump(value)
     return out.getvalue()
 
 
-def canonical(value: Any, depth: int = 0) -> bytes:
-    """An encoding that depends only on the value.
+def canonical(value: Any, depth: int = 0, aside: Aside | None = None) -> bytes:
+    """An encoding that depends only on the value. With `aside`, digests stand in it for the big buffers of arrays and the like.
 
     >>> canonical({"a": 1, "b": {2, 3}}) == canonical({"b": {3, 2}, "a": 1})
     True
@@ -111,41 +118,55 @@ def canonical(value: Any, depth: int = 0) -> bytes:
     (False, False)
     """
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in SCALARS:
         return _plain(value)
     if depth > 200:
         raise NotSerializable("an argument is nested more than 200 deep, or contains itself")
     if kind is list or kind is tuple:
-        if _SCALARS.issuperset(map(type, value)):
+        if SCALARS.issuperset(map(type, value)):
             return (b"l" if kind is list else b"t") + _plain(tuple(value))
-        return _joined(b"L" if kind is list else b"T", [canonical(part, depth + 1) for part in value])
+        return _joined(b"L" if kind is list else b"T", [canonical(part, depth + 1, aside) for part in value])
     if kind is dict:
-        return _joined(b"D", sorted(_joined(b"", [canonical(key, depth + 1), canonical(part, depth + 1)]) for key, part in value.items()))
+        pairs = [[canonical(key, depth + 1, aside), canonical(part, depth + 1, aside)] for key, part in value.items()]
+        return _joined(b"D", sorted(_joined(b"", pair) for pair in pairs))
     if kind is set or kind is frozenset:
-        return _joined(b"S" if kind is set else b"F", sorted(canonical(part, depth + 1) for part in value))
+        return _joined(b"S" if kind is set else b"F", sorted(canonical(part, depth + 1, aside) for part in value))
     try:
-        return b"P" + _plain(value)
+        plain = _plain(value, aside)
     except Exception:                       # cyclic, or only cloudpickle can: its ordinary pickle then
+        if aside is not None:
+            aside.take()
         return b"Q" + pickled(value, "an argument")
+    views = aside.take() if aside is not None else []
+    if aside is None or not views:
+        return b"P" + plain
+    return b"B" + _joined(b"", [aside.part(view).name.encode() for view in views]) + plain
 
 
 def _joined(tag: bytes, parts: list[bytes]) -> bytes:
     return tag + b"%d:" % len(parts) + b"".join([b"%d:%b" % (len(part), part) for part in parts])
 
 
-def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, bytes]:
-    """(what travels, what is hashed). For a few scalars, the usual case, they are the same bytes."""
-    if kwargs:
-        return b"k" + pickled((args, kwargs), "an argument"), b"k" + canonical((args, kwargs))
-    if _SCALARS.issuperset(map(type, args)):
-        data = b"a" + _plain(args)
-        return data, data
-    return b"a" + pickled(args, "an argument"), b"a" + canonical(args)
+def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], aside: Aside | None = None) -> tuple[bytes, bytes]:
+    """(what travels, what is hashed). For a few scalars, the usual case, they are the same bytes.
+
+    With `aside`, what is big does not travel: `aside.parts` has it.
+    """
+    if not kwargs and SCALARS.issuperset(map(type, args)):
+        data = _plain(args)
+        if aside is None or len(data) < BIG:
+            return b"a" + data, b"a" + data
+        return b"a" + aside.body(data), b"a#" + aside.parts[0].name.encode()
+    mark, value = (b"k", (args, kwargs)) if kwargs else (b"a", args)
+    data = pickled(value, "an argument", aside)
+    if aside is None:
+        return mark + data, mark + canonical(value)
+    return mark + aside.body(data), mark + canonical(value, 0, aside)
 
 
-def decode_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inverse of the first part of `encode_arguments`."""
-    value = pickle.loads(memoryview(data)[1:])
+def decode_arguments(data: bytes, parts: Sequence[bytes | bytearray] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inverse of the first part of `encode_arguments`; `parts` are those that are stored beside."""
+    value = load(memoryview(data)[1:], parts) if parts else pickle.loads(memoryview(data)[1:])
     return value if data[:1] == b"k" else (value, {})
 
 

@@ -42,10 +42,19 @@ class Seal:
     def _most(self, kind: bytes) -> int:
         return max(self.limit, FAILURE_MOST) if kind == b"E" else self.limit
 
+    @property
+    def signing(self) -> bool:
+        """Whether there is a key."""
+        return self._state is not None
+
+    def check(self, kind: bytes, call: bytes, size: int) -> None:
+        """TooBig if a body of so many bytes, with its parts, is not carried."""
+        if size > self._most(kind):
+            raise TooBig(f"{_WHAT[kind]} of {_short(call)} are {size:,} bytes pickled; a grid carries {self.limit:,}")
+
     def close(self, kind: bytes, call: bytes, body: bytes) -> bytes:
         """The body as it travels. TooBig beyond the limit: here, where it was made, and not at who gets it."""
-        if len(body) > self._most(kind):
-            raise TooBig(f"{_WHAT[kind]} of {_short(call)} are {len(body):,} bytes pickled; a grid carries {self.limit:,}")
+        self.check(kind, call, len(body))
         if self._state is None:
             return b"-" + body
         state = self._state.copy()

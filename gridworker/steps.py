@@ -45,6 +45,7 @@ class Steps:
         self._executed = 0
         self._stored: dict[str, float] = {}             # functions by value that were stored, and when
         self._acknowledge = Script("acknowledge")
+        self.before_asking_again: Callable[[], object] = bool     # stores again what those calls need that are asked for again
         self._suspect = False                           # the connection was replaced: something may not have been heard
 
     def __repr__(self) -> str:
@@ -133,6 +134,7 @@ class Steps:
                 time.sleep(0.1)
 
     def _again(self, back: list[bytes]) -> list[bytes]:
+        self.before_asking_again()
         asks: list[Any] = []
         for ask in self._asked():
             asks += ask

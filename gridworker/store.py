@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _DIRECTORY = os.path.join(os.path.dirname(__file__), "scripts")
 _CHUNK = 1 << 18
+_PIECES = 512                               # the kernel takes 1024 at once
 GONE = b"gone"                              # what step and resync answer to an incarnation that was given up
 
 
@@ -166,6 +167,7 @@ class Connection:
         self.address, self.timeout, self._password, self.name = address, timeout, password, name
         self._socket: socket.socket | None = None
         self._parser = Parser()
+        self._ahead = b""                   # read past the end of a line by `read_big`
 
     def __repr__(self) -> str:
         return f"<Connection {self.address.url} {'open' if self._socket else 'closed'}>"
@@ -188,7 +190,7 @@ class Connection:
             self._socket = self.address.open(self.timeout)
         except OSError as error:
             raise GridUnreachable(f"no server at {self.address.url}: {error}") from error
-        self._parser = Parser()
+        self._parser, self._ahead = Parser(), b""
         greeting: list[tuple[Any, ...]] = [("AUTH", *filter(None, [self.address.user]), self._password)] if self._password else []
         if self.address.db:
             greeting.append(("SELECT", self.address.db))
@@ -281,6 +283,10 @@ class Connection:
             raise reply
         return reply
 
+    def reply(self) -> Any:
+        """The next reply, an error as an instance."""
+        return self._next()
+
     def call(self, *command: Any) -> Any:
         """One command and its reply."""
         self.send(pack(command))
@@ -290,6 +296,67 @@ class Connection:
         """Several commands in one write; their replies, errors as instances."""
         self.send(b"".join(map(pack, commands)))
         return [self._next() for _ in commands]
+
+    # big strings, past hiredis: it would copy them twice. Not while replies to other commands are on their way.
+
+    def send_pieces(self, pieces: list[bytes | memoryview]) -> None:
+        """Writes what has been packed in pieces, without joining them."""
+        if self._socket is None:
+            raise GridUnreachable("the connection is closed")
+        try:
+            if self.address.tls is not None:
+                for piece in pieces:
+                    self._socket.sendall(piece)
+                return
+            left = [memoryview(piece) for piece in pieces]
+            while left:
+                sent = self._socket.sendmsg(left[:_PIECES])
+                while left and sent >= len(left[0]):
+                    sent -= len(left.pop(0))
+                if left:
+                    left[0] = left[0][sent:]
+        except OSError as error:
+            raise GridUnreachable(f"lost {self.address.url}: {error}") from error
+
+    def read_big(self, length: int) -> bytearray | None:
+        """A reply that should be a string of that length, in memory of its own; None if it is nil, or of another length."""
+        line = self._line()
+        if line[:1] == b"-":
+            raise _server_error(line[1:].decode())
+        if (size := int(line[1:])) < 0:
+            return None
+        data = bytearray(length if size == length else 0)
+        view, at = memoryview(data), min(size, len(self._ahead))
+        if size == length:
+            view[:at] = self._ahead[:at]
+        self._ahead = self._ahead[at:]
+        while at < size:
+            at += self._into(view[at:]) if size == length else len(self._more(min(size - at, _CHUNK)))
+        self._line()                        # what ends the string
+        return data if size == length else None
+
+    def _line(self) -> bytes:
+        while b"\r\n" not in self._ahead:
+            self._ahead += self._more(64)
+        line, _, self._ahead = self._ahead.partition(b"\r\n")
+        return line
+
+    def _more(self, most: int) -> bytes:
+        data = bytearray(most)
+        return bytes(data[:self._into(memoryview(data))])
+
+    def _into(self, view: memoryview) -> int:
+        if self._socket is None:
+            raise GridUnreachable("the connection is closed")
+        try:
+            got = self._socket.recv_into(view)
+        except OSError as error:
+            self.close()
+            raise GridUnreachable(f"lost {self.address.url}: {error}") from error
+        if not got:
+            self.close()
+            raise GridUnreachable(f"{self.address.url} closed the connection")
+        return got
 
     def run(self, script: Script, keys: tuple[str, ...], arguments: list[Any]) -> Any:
         """A script and its reply; a server that does not know it yet is given its text."""

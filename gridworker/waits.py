@@ -10,6 +10,7 @@ import pickle
 
 from .errors import GridError, NotTrusted, TooBig
 from .messages import CYCLE, ID, PLAIN, RESULT, UNSIGNED, Failure, raised
+from .parts import Whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,8 +96,9 @@ class Waits:
         del self._asked[call]
         if message[0] == RESULT:
             self.heard.append(call)
-        for wait in waits:
-            wait.arrive(call, message)
+        for number, wait in enumerate(waits):
+            last = number == len(waits) - 1
+            wait.arrive(call, message.another() if not last and type(message) is Whole else message)
         return True
 
     def withdraw(self, wait: Wait, failure: Failure) -> list[tuple[str, str, str]]:
@@ -130,6 +132,10 @@ class Waits:
         """Ends the waits for a call with a failure of this process's own making."""
         self.arrive(b"E" + call + self._seal.close(b"E", call, failure.encode()))
 
+    def asks(self, call: str) -> list[tuple[str, str, bytes]]:
+        """What was asked of one call and is not answered: (pool, parent, item)."""
+        return list(self._asked.get(call, ()))
+
     def known_by_id(self) -> list[str]:
         """Calls that are waited for and cannot be asked again: there is nothing of them but their ids."""
         return [call for call, asks in self._asked.items() if not asks]
@@ -155,6 +161,8 @@ def values(wait: Wait, single: bool, seal: Seal = UNSIGNED) -> Any:
 
 
 def _value(message: bytes, seal: Seal) -> Any:
+    if type(message) is Whole:
+        return message.value
     return pickle.loads(seal.open(b"R", message[1:1 + ID], memoryview(message)[1 + ID:]))
 
 

@@ -12,14 +12,16 @@ import pickle
 from collections import deque
 from time import perf_counter
 
-from .errors import CallCancelled, CallFailed, GridError, NotSerializable, TooBig, TooDeep
+from .blobs import Blobs
+from .errors import CallCancelled, CallFailed, GridError, NotSerializable, PartsGone, TooBig, TooDeep
 from .keys import checked
 from .limits import DEPTH_MOST, HEARD_MOST, RESULT_MS
 from .links import Climber
 from .messages import CANCEL, ID, LINKS, TOKEN, UNSIGNED, WORK, Failure, depth_of, item, split
 from .node import NOBODY, SEVERAL, become, reap
 from .parking import Runner, Running, current_runner
-from .serialize import Functions, call_id, decode_arguments, encode_arguments, pickled
+from .parts import BIG, MANIFEST, Aside, Part
+from .serialize import SCALARS, Functions, call_id, decode_arguments, encode_arguments, pickled
 from .steps import Steps
 from .store import Script
 from .tally import ASKED, BUSY, EXECUTED, FAILED, LOCAL, OLDEST, PARKED, SINCE
@@ -57,6 +59,8 @@ class Worker:
         self.waits = Waits(seal)
         self.steps = Steps(node, connection, self.waits.asked, seal)
         self.functions = Functions(self.steps.fetch_code)
+        self.blobs = Blobs(connection.another("parts"), node.keys, seal, patience=60.0)
+        self.steps.before_asking_again = self.blobs.supply_again
         self.items: deque[bytes] = deque()              # handed over, not started
         self.parked = 0
         self.draining = False
@@ -158,8 +162,27 @@ class Worker:
                 self._climber.relink()
             elif message[0] == CANCEL:
                 self._cancel(message[1:1 + ID])
+            elif self.blobs.is_big(message):
+                self._fetch_big(message)
             else:
-                self.waits.arrive(message)
+                self._heard(message)
+
+    def _heard(self, message: bytes) -> None:
+        self.waits.arrive(message)
+        self.blobs.forget((message[1:1 + ID].decode("ascii"),))
+
+    def _fetch_big(self, message: bytes) -> None:
+        """A result in parts: waits for them."""
+        call = message[1:1 + ID].decode("ascii")
+        if call not in self.waits:
+            return
+        try:
+            self._heard(self.blobs.whole(message))
+        except GridError as error:
+            if isinstance(error, PartsGone) and self.blobs.again(message):
+                self.steps.ask(self.waits.asks(call))
+            else:
+                self.waits.refuse(message[1:1 + ID], Failure.of(error))
 
     # cancelling
 
@@ -184,6 +207,7 @@ class Worker:
     def withdraw(self, wait: Wait, failure: Failure) -> None:
         """Ends a wait with that failure, and tells the grid which calls are not wanted any more."""
         if withdrawn := self.waits.withdraw(wait, failure):
+            self.blobs.forget([call for call, _, _ in withdrawn])
             self.steps.take_back(withdrawn)
 
     def _waiting(self) -> int:
@@ -220,7 +244,7 @@ class Worker:
             _, _, _, reference, arguments = split(data, self.seal)
             function = self.functions.load(reference)
             running.name = self.functions.reference(function).name
-            running.args, running.kwargs = _arguments(running, arguments)
+            running.args, running.kwargs = self._arguments(running, arguments)
             runner.running = running
             if self._debug:
                 log.debug("start %s %s", call[:8], running.describe())
@@ -229,7 +253,7 @@ class Worker:
                 self._start(function, running)
                 return
             value = function(*running.args, **running.kwargs)
-            body = pickled(value, f"the result of {running.name}")
+            body = self.body(running, value)
         except BaseException as error:      # whatever user code raises, SystemExit too, is the call's outcome
             self.fail(running, error)
         else:
@@ -241,6 +265,25 @@ class Worker:
             self._pace.clear()
         self._pace[token] = spent if known is None else 0.75 * known + 0.25 * spent
         self._token = token
+
+    def _arguments(self, running: Running, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        big = data[1:2] == MANIFEST
+        parts = self.blobs.fetch(b"W", running.call.encode(), memoryview(data)[1:]) if big else ()
+        try:
+            return decode_arguments(data, parts)
+        except Exception as error:
+            raise NotSerializable(f"the arguments of {running.name} cannot be read on this worker: "
+                                  f"{type(error).__name__}: {error}") from error
+
+    def body(self, running: Running, value: Any) -> bytes:
+        """What is sealed as the result of a call: its pickle, or, if that is big, where it is. NotSerializable, TooBig, GridUnreachable."""
+        if type(value) in SCALARS:
+            stream = pickled(value, f"the result of {running.name}")
+            return stream if len(stream) < BIG else self.blobs.leave(running.call, stream, [])
+        aside = Aside()
+        stream = pickled(value, f"the result of {running.name}", aside)
+        views = aside.take()
+        return self.blobs.leave(running.call, stream, views) if views or len(stream) >= BIG else stream
 
     def _start(self, function: Callable[..., Any], running: Running) -> None:
         if self._coroutines is None:
@@ -330,26 +373,23 @@ class Worker:
         if running.depth >= DEPTH_MOST:
             raise TooDeep(f"{running.describe()} stands at the end of {running.depth} calls of calls: is this recursion without end? "
                           "(GRIDWORKER_DEPTH_MOST on the workers allows more)")
-        asks = []
+        asks, aside, big = [], Aside(), dict[str, list[Part]]()
         for (function, *args), kwargs in calls:
             reference = self.functions.reference(function)
             if reference.code:
                 self.steps.store_code(reference)
-            data, hashed = encode_arguments(tuple(args), kwargs)
+            data, hashed = encode_arguments(tuple(args), kwargs, aside)
             call = call_id(reference, hashed)
+            if aside.parts:
+                big[call], aside.parts = aside.parts, []
             token = reference.token
             if running.trace is not None:
                 running.trace.made(call)
                 token = marked(token)
             asks.append((call, (pool, running.call, item(call, token, reference.text, data, running.depth + 1, self.seal))))
+        if big:
+            self.blobs.supply(big)
         return asks
-
-
-def _arguments(running: Running, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    try:
-        return decode_arguments(data)
-    except Exception as error:
-        raise NotSerializable(f"the arguments of {running.name} cannot be read on this worker: {type(error).__name__}: {error}") from error
 
 
 def report(error: BaseException, running: Running, node: str) -> Failure:
