@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         NotOnWorker,
         NotSerializable,
         NotTrusted,
+        PartsGone,
         ServerNotFound,
         TooBig,
         TooDeep,
@@ -62,7 +63,7 @@ __all__ = [
     "GridExecutor", "register_joblib",
     # errors
     "GridError", "CallFailed", "NodeLost", "CycleFound", "CallCancelled", "CallTimeout", "NotACall", "NotSerializable", "CodeMismatch",
-    "TooBig", "TooDeep", "NotOnWorker", "GridUnreachable", "GridDenied", "GridFull", "NotDurable", "NotTrusted",
+    "TooBig", "TooDeep", "PartsGone", "NotOnWorker", "GridUnreachable", "GridDenied", "GridFull", "NotDurable", "NotTrusted",
     "GridClosed", "GridInUse", "InvalidName", "ServerNotFound",
 ]  # fmt: skip
 

@@ -96,9 +96,8 @@ class Waits:
         del self._asked[call]
         if message[0] == RESULT:
             self.heard.append(call)
-        for number, wait in enumerate(waits):
-            last = number == len(waits) - 1
-            wait.arrive(call, message.another() if not last and type(message) is Whole else message)
+        for wait in waits:
+            wait.arrive(call, message.another() if type(message) is Whole and wait is not waits[-1] else message)
         return True
 
     def withdraw(self, wait: Wait, failure: Failure) -> list[tuple[str, str, str]]:
