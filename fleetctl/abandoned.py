@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from . import ec2
 from .ec2 import Call
 from .ending import end
-from .errors import FleetError, LedgerError, ProfileError
-from .estate import LAUNCH_CALLS, Estate
+from .errors import AwsError, FleetError, LedgerError, ProfileError
+from .estate import LAUNCH_CALLS, Estate, instance_types, regions
 from .journal import Journal, attempt
 from .ledger import Entry, Ledger, SessionRecord, sessions
 from .profiles import Profile, load, local_cloud
@@ -93,13 +97,59 @@ async def _end(record: SessionRecord, home: Path, kept: Collection[str] = ()) ->
 async def _end_at(
     profile: Profile, record: SessionRecord, entries: tuple[Entry, ...], ledger: Ledger | None, kept: Collection[str] = ()
 ) -> Receipt:
+    """The end in each region that the ledger names."""
     only = {one.launch for one in entries if one.launch} - {*kept} if kept else None
-    aws = profile.aws()
-    call: Call = aws.call if ledger is None else Journal(aws, ledger)
+    total = Receipt()
+    for region in regions(entries, record.region):
+        aws = (profile if profile.region == region else replace(profile, region=region)).aws()
+        call: Call = aws.call if ledger is None else Journal(aws, ledger)
+        try:
+            await _same_account(call, record, entries)
+            rate = await _rate(call, entries)
+            total += await end(call, Estate.read(record.id, region, entries, only), rate=rate, launches=only)
+        finally:
+            await aws.close()
+    return total
+
+
+async def _same_account(call: Call, record: SessionRecord, entries: tuple[Entry, ...]) -> None:
+    """Raise ProfileError where the credentials are of another account than the session's: there, nothing would look like all gone."""
+    theirs = {account for entry in entries if (account := _account(entry))}
+    if not theirs:
+        return
     try:
-        return await end(call, Estate.read(record.id, record.region, entries, only), rate=lambda row: 0.0, launches=only)
-    finally:
-        await aws.close()
+        mine = (await call("sts", "get_caller_identity"))["Account"]
+    except AwsError as error:
+        log.warning("whose account this is could not be asked: %s", error.what)
+        return
+    if mine not in theirs:
+        raise ProfileError(
+            f"session {record.id} worked in the account {', '.join(sorted(theirs))}, but the credentials are those of {mine}",
+            left=[f"whatever session {record.id} left"],
+            todo="use the credentials of that account, then try again",
+        )
+
+
+def _account(entry: Entry) -> str:
+    """The account that a topic's ARN names, '' where the entry made no topic."""
+    arn = (entry.result or {}).get("TopicArn", "") if entry.operation == "create_topic" else ""
+    return arn.split(":")[4] if arn.count(":") >= 5 else ""
+
+
+async def _rate(call: Call, entries: tuple[Entry, ...]) -> Callable[[dict[str, Any]], float]:
+    """USD an hour of a described spot instance, by the present prices of the types that were asked for; 0 where they are not known."""
+    types = instance_types(entries)
+    prices: dict[tuple[str, str], float] = {}
+    try:
+        prices = await ec2.spot_prices(call, types, datetime.now(UTC)) if types else {}
+    except AwsError as error:
+        log.warning("spot prices are not known, so the receipt has no costs: %s", error.what)
+
+    def rate(row: dict[str, Any]) -> float:
+        pool = (row.get("InstanceType", ""), row.get("Placement", {}).get("AvailabilityZone", ""))
+        return prices.get(pool, 0.0) if row.get("InstanceLifecycle") == "spot" else 0.0
+
+    return rate
 
 
 def _profile(record: SessionRecord, home: Path) -> Profile | None:

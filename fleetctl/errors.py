@@ -240,7 +240,7 @@ class StillBilling(FleetError):
         super().__init__(
             f"{len(remaining)} thing(s) are not proved to be gone",
             left=remaining,
-            todo="call teardown_all() again; if it repeats this, end them in the AWS console",
+            todo="; ".join(receipt.todo) or "call teardown_all() again; if it repeats this, end them in the AWS console",
         )
 
 

@@ -19,7 +19,7 @@ from .kinds import MADE_BY, Thing
 from .ledger import SEEN_GONE, Entry
 from .shapes import launched
 
-__all__ = ["LAUNCH_CALLS", "Estate", "Unsure", "label", "regions", "wanted"]
+__all__ = ["LAUNCH_CALLS", "Estate", "Unsure", "instance_types", "label", "regions", "wanted"]
 
 SPOT, RUN, FLEET = "request_spot_instances", "run_instances", "create_fleet"
 
@@ -146,6 +146,13 @@ def wanted(operation: str, request: Mapping[str, Any]) -> int:
 def regions(entries: Iterable[Entry], home: str) -> tuple[str, ...]:
     """The regions in which a ledger's calls were made, `home` first."""
     return tuple(dict.fromkeys([home, *(entry.region for entry in entries if entry.region)]))
+
+
+def instance_types(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """The instance types that a ledger's launches named or were given."""
+    answered = {one.type for entry in entries if entry.operation in LAUNCH_CALLS and entry.result for one in launched(entry.result)}
+    asked = {str(entry.request.get("LaunchSpecification", {}).get("InstanceType", "")) for entry in entries if entry.operation == SPOT}
+    return tuple(sorted((answered | asked) - {""}))
 
 
 def keeps_volumes(request: Mapping[str, Any]) -> bool:

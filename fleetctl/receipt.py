@@ -79,9 +79,18 @@ class Receipt:
         """For JSON."""
         return {"found": [asdict(line) for line in self.found], "remaining": [asdict(line) for line in self.remaining]}
 
-    def table(self) -> Table:
-        """The receipt as a rich table; equal lines are folded into one."""
+    @property
+    def todo(self) -> tuple[str, ...]:
+        """What ends the remaining things, where that is known; each once."""
+        return tuple(dict.fromkeys(line.todo for line in self.remaining if line.todo))
+
+    def table(self) -> Table | str:
+        """The receipt as a rich table, equal lines folded into one; the headline alone where nothing was found."""
+        if not self.lines:
+            return self.headline()
         table = Table(title=self.headline(), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        if self.todo:
+            table.caption, table.caption_justify = "\n".join(f"to do: {one}" for one in self.todo), "left"
         for name in COLUMNS:
             table.add_column(name, no_wrap=True)
         for cells in _folded(self.lines):
@@ -91,7 +100,8 @@ class Receipt:
     def headline(self) -> str:
         """One sentence that says whether all is over."""
         if self.remaining:
-            return f"Receipt: {len(self.remaining)} of {len(self.lines)} things are NOT proved gone"
+            cost = f"; ${self.cost:.4f} so far" if self.cost else ""
+            return f"Receipt: {len(self.remaining)} of {len(self.lines)} things are NOT proved gone{cost}"
         if not self.lines:
             return "Receipt: nothing was found"
         cost = f"; ${self.cost:.4f} in all" if self.cost else ""
@@ -103,12 +113,15 @@ class Receipt:
         return out.getvalue().rstrip()
 
     def _repr_html_(self) -> str:
+        if not self.lines:
+            return f"<b>{html.escape(self.headline())}</b>"
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in COLUMNS)
         rows = "".join(
             "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
             for cells in _folded(self.lines)
         )
-        return f"<b>{html.escape(self.headline())}</b><table><tr>{head}</tr>{rows}</table>"
+        todo = "".join(f"<p>to do: <code>{html.escape(one)}</code></p>" for one in self.todo)
+        return f"<b>{html.escape(self.headline())}</b><table><tr>{head}</tr>{rows}</table>{todo}"
 
 
 def _folded(lines: Sequence[Line], most: int = 4) -> Iterable[tuple[str, ...]]:

@@ -44,3 +44,18 @@ def test_costs_count_the_living_by_the_hour_and_everything_so_far():
     cost = total([(0, None, 1.0), (0, 1800, 2.0)], now=3600)
     assert (cost.per_hour, cost.so_far, cost.machines) == (1.0, 2.0, 1)
     assert "volumes" in repr(cost)
+
+
+def test_a_receipt_of_nothing_is_one_line_without_an_empty_table():
+    assert repr(Receipt()) == "Receipt: nothing was found"
+    assert "<table" not in Receipt()._repr_html_()
+
+
+def test_what_ends_a_thing_that_remains_stands_under_the_table_and_in_the_error():
+    way = "aws ec2 modify-instance-attribute --instance-id i-2 --no-disable-api-termination"
+    receipt = Receipt((GONE, Line("instance", "i-2", "us-east-1", "not terminated", "OperationNotPermitted", cost=0.25, todo=way)))
+    assert "$0.7500 so far" in receipt.headline()
+    assert receipt.todo == (way,)
+    assert way in repr(receipt)
+    assert way in receipt._repr_html_()
+    assert way in str(StillBilling(receipt))

@@ -1,6 +1,9 @@
 """A process that dies leaves a ledger, and whoever comes later can see and end what it left. Real processes, killed by SIGKILL."""
 
+import contextlib
 import os
+import re
+import sqlite3
 
 import boto3
 import pytest
@@ -54,6 +57,7 @@ def test_what_a_killed_process_left_is_listed_and_ended_and_the_living_are_spare
     assert ended.returncode == 0, ended
     assert "all seen gone" in ended.stdout
     assert all(one in ended.stdout for one in machines)
+    assert re.search(r"all seen gone; \$0\.\d{4} in all", ended.stdout), "what they cost, by the prices of now"
     assert f"session {session.id} is alive" in ended.stdout
     assert not {*machines} & living()
     assert not any(os.path.exists(f"/proc/{pid}") for pid in machines.values())
@@ -111,3 +115,24 @@ def test_one_session_that_cannot_be_ended_keeps_no_other_from_it(tmp_path, monke
     with pytest.raises(ProfileError, match="nowhere"):
         abandoned.down(tmp_path)
     assert listed(tmp_path) == ["s0"], "the other's cloud has ended, so it is closed"
+
+
+def test_a_session_of_another_account_is_not_taken_for_gone(start, home, cloud, fleetctl, tmp_path):
+    process = start(BEGIN + "launch.result(60); print('up', flush=True); time.sleep(600)")
+    dead, _ = process.stdout.readline().strip(), process.stdout.readline()
+    process.kill()
+    process.wait()
+    machines = ours(cloud, dead)
+    ledger = home / "ledgers" / f"{dead}.sqlite"
+    with contextlib.closing(sqlite3.connect(ledger)) as db:
+        change = "UPDATE entry SET result = replace(result, ':123456789012:', ':{}:') WHERE operation = 'create_topic'"
+        db.execute(change.format("999999999999"))
+        db.commit()
+        refused = fleetctl("down")
+        assert refused.returncode == 1
+        assert "999999999999" in refused.stderr
+        assert {*machines} <= ours(cloud, dead).keys()
+        db.execute(change.replace("123456789012", "999999999999").format("123456789012"))
+        db.commit()
+    assert fleetctl("down").returncode == 0
+    assert not ours(cloud, dead)
