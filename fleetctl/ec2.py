@@ -37,7 +37,7 @@ class Call(Protocol):
 
 async def spot_requests(call: Call, tag: str, value: str) -> list[dict[str, Any]]:
     """Every spot request that bears the tag, as DescribeSpotInstanceRequests shows it. Not yet visible ones are missing, not an error."""
-    return await _pages(
+    return await pages(
         call, "describe_spot_instance_requests", "SpotInstanceRequests", Filters=[{"Name": f"tag:{tag}", "Values": [value]}]
     )
 
@@ -48,10 +48,10 @@ async def instances(call: Call, ids: Sequence[str]) -> list[dict[str, Any]]:
     for part in _parts(ids, VALUES if len(ids) <= VALUES else BATCH):
         try:
             given: dict[str, Any] = {"Filters": [_by_id(part)]} if len(part) <= VALUES else {"InstanceIds": list(part)}
-            rows += await _pages(call, "describe_instances", "Reservations", paged=len(part) <= VALUES, **given)
+            rows += await pages(call, "describe_instances", "Reservations", paged=len(part) <= VALUES, **given)
         except NotFound:
             for few in _parts(part, VALUES):
-                rows += await _pages(call, "describe_instances", "Reservations", Filters=[_by_id(few)])
+                rows += await pages(call, "describe_instances", "Reservations", Filters=[_by_id(few)])
     return [one for reservation in rows for one in reservation["Instances"]]
 
 
@@ -59,7 +59,7 @@ async def instances_with(call: Call, name: str, values: Sequence[str]) -> list[d
     """Instances by a filter, such as `tag:…` or `spot-instance-request-id`. Not yet visible ones are missing, not an error."""
     rows: list[dict[str, Any]] = []
     for part in _parts(values, VALUES):
-        rows += await _pages(call, "describe_instances", "Reservations", Filters=[{"Name": name, "Values": list(part)}])
+        rows += await pages(call, "describe_instances", "Reservations", Filters=[{"Name": name, "Values": list(part)}])
     return [one for reservation in rows for one in reservation["Instances"]]
 
 
@@ -68,7 +68,7 @@ async def requests_by_id(call: Call, ids: Sequence[str]) -> list[dict[str, Any]]
     rows: list[dict[str, Any]] = []
     for part in _parts(ids, VALUES):
         by_id = {"Name": "spot-instance-request-id", "Values": list(part)}
-        rows += await _pages(call, "describe_spot_instance_requests", "SpotInstanceRequests", Filters=[by_id])
+        rows += await pages(call, "describe_spot_instance_requests", "SpotInstanceRequests", Filters=[by_id])
     return rows
 
 
@@ -76,25 +76,25 @@ async def volumes(call: Call, ids: Sequence[str]) -> list[dict[str, Any]]:
     """Volumes by id; those that AWS does not know are missing."""
     rows: list[dict[str, Any]] = []
     for part in _parts(ids, VALUES):
-        rows += await _pages(call, "describe_volumes", "Volumes", Filters=[{"Name": "volume-id", "Values": list(part)}])
+        rows += await pages(call, "describe_volumes", "Volumes", Filters=[{"Name": "volume-id", "Values": list(part)}])
     return rows
 
 
 async def templates(call: Call, tag: str, values: Sequence[str]) -> list[dict[str, Any]]:
     """Launch templates that bear the tag with one of the values."""
-    return await _pages(call, "describe_launch_templates", "LaunchTemplates", Filters=[{"Name": f"tag:{tag}", "Values": list(values)}],
+    return await pages(call, "describe_launch_templates", "LaunchTemplates", Filters=[{"Name": f"tag:{tag}", "Values": list(values)}],
                         most=TEMPLATES)  # fmt: skip
 
 
-async def tagged(call: Call, key: str, values: Sequence[str] = ()) -> list[tuple[str, str, str]]:
-    """(id, key, value) of everything in EC2 that bears the tag, of whatever kind: one call. Without values: with any value.
+async def tagged(call: Call, *keys: str, values: Sequence[str] = ()) -> list[tuple[str, str, str]]:
+    """(id, key, value) of everything in EC2 that bears one of the tags, of whatever kind: one call. Without values: with any value.
 
     What has ended may still be among it, and what was made a moment ago may not be yet.
     """
     rows: list[dict[str, Any]] = []
     for part in _parts(values, VALUES) if values else [()]:
-        filters = [{"Name": "key", "Values": [key]}, *([{"Name": "value", "Values": list(part)}] if part else [])]
-        rows += await _pages(call, "describe_tags", "Tags", Filters=filters)
+        filters = [{"Name": "key", "Values": list(keys)}, *([{"Name": "value", "Values": list(part)}] if part else [])]
+        rows += await pages(call, "describe_tags", "Tags", Filters=filters)
     return [(row["ResourceId"], row["Key"], row["Value"]) for row in rows]
 
 
@@ -152,7 +152,7 @@ async def tag(call: Call, resources: Sequence[str], tags: dict[str, str]) -> Non
 
 async def spot_prices(call: Call, types: Sequence[str], now: datetime) -> dict[tuple[str, str], float]:
     """The present spot price by (type, zone), USD an hour. A start time of now gives the prices in force (EC2 API reference)."""
-    rows = await _pages(
+    rows = await pages(
         call,
         "describe_spot_price_history",
         "SpotPriceHistory",
@@ -202,7 +202,7 @@ async def persist(call: Call, service: str, operation: str, **parameters: Any) -
     return await call(service, operation, **parameters)
 
 
-async def _pages(call: Call, operation: str, key: str, *, paged: bool = True, most: int = BATCH, **parameters: Any) -> list[dict[str, Any]]:
+async def pages(call: Call, operation: str, key: str, *, paged: bool = True, most: int = BATCH, **parameters: Any) -> list[dict[str, Any]]:
     """All pages of a listing. AWS may send an empty page with a token, so only a missing token ends it."""
     rows: list[dict[str, Any]] = []
     if paged:  # MaxResults cannot stand beside ids

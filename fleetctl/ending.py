@@ -88,8 +88,10 @@ async def end(
 
 async def _tagged(call: ec2.Call, estate: Estate, launches: Collection[str] | None) -> list[str]:
     """Ids of everything in EC2 that bears the session's tag, or those of the launches."""
-    given = (ec2.SESSION_TAG, [estate.session]) if launches is None else (ec2.LAUNCH_TAG, sorted(launches))
-    return list(dict.fromkeys(id for id, _, _ in await ec2.tagged(call, *given)))
+    if launches is not None and not launches:
+        return []
+    key, values = (ec2.SESSION_TAG, [estate.session]) if launches is None else (ec2.LAUNCH_TAG, sorted(launches))
+    return list(dict.fromkeys(id for id, _, _ in await ec2.tagged(call, key, values=values)))
 
 
 async def _templates(call: ec2.Call, estate: Estate) -> list[str]:
