@@ -1,4 +1,4 @@
-"""The command line: `fleetctl demo`, `fleetctl local up|status|down|fault`, `fleetctl ls`, `fleetctl down`."""
+"""The command line: `fleetctl demo`, `local up|status|down|fault`, `ls`, `down`, and what `rescue` adds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from . import rescue
 from .errors import FleetError
 from .profiles import local_cloud, state_home
 
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", help="end what sessions have left whose process is gone")
     down.add_argument("--force", action="store_true", help="end living sessions' machines too")
     down.set_defaults(run=_down)
+    rescue.add_commands(commands)
     return parser
 
 
