@@ -54,7 +54,7 @@ from .outcome import END_IT, Facts, failure
 from .profiles import Profile
 from .replacing import Replacing
 from .shapes import Shortfall
-from .states import GIVEN_UP, SETTLED, LaunchState
+from .states import GIVEN_UP, SETTLED, LaunchState, MachineState
 
 log = logging.getLogger(__name__)
 
@@ -408,7 +408,8 @@ class Conductor:
             log.warning("launch %s was given up, but could not be ended: %s", self.uuid, trouble.what)
             return (f"launch {self.uuid}: {trouble.what}",)
         known = (i for i, slot in self.core.by_instance.items() if slot.alive and i not in self._terminated)
-        unseen = (f"the instance of {one.key}" for one in self.core.all() if one.instance is None and one.status == ec2.RUNS_ON)
+        # a request that no listing has shown as over may have an instance, or get one yet
+        unseen = (f"the instance of {one.key}" for one in self.core.all() if one.instance is None and one.state is not MachineState.GONE)
         return (*known, *unseen)
 
     def _found(self, rows: Sequence[dict[str, Any]]) -> None:

@@ -195,6 +195,20 @@ def test_a_machine_that_no_listing_showed_is_ended_when_it_reports_after_its_lau
     assert gone.result(10)
 
 
+def test_a_launch_that_is_given_up_while_aws_does_not_show_its_requests_says_that_they_may_have_machines(fake_session, impatient):
+    cloud = FakeAws(phase=None)
+    session = fake_session(cloud)
+    going = bring_up_spots(REQUEST, 1, "true", session=session)
+    until(session, lambda: cloud.instances)
+    shown, cloud._describe_spot_instance_requests = cloud._describe_spot_instance_requests, lambda p: {"SpotInstanceRequests": []}
+    going.cancel().result(10)
+    [request], error = cloud.requests, going.exception(1)
+    assert len(cloud.alive()) == 1
+    assert error.left == (f"the instance of {request}",)
+    cloud._describe_spot_instance_requests = shown
+    assert down(session).remaining == ()
+
+
 async def _reports_and_ends(cloud, instance, uuid):
     ended = asyncio.Event()
 
