@@ -113,6 +113,7 @@ class Estate:
             self.doubt = max(self.doubt or 0.0, entry.at)
         if made := kind.made(entry.request, entry.result or {}):
             self.things.append(Thing(kind.name, made))
+            self.ended.discard(self.things[-1])
             self.unsure_things = [one for one in self.unsure_things if (one.operation, one.request) != (entry.operation, entry.request)]
         elif entry.unknown:
             self.unsure_things.append(entry)

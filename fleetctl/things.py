@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import ec2
-from .errors import AwsError, NotFound
+from .errors import AwsError, LedgerError, NotFound
 from .estate import Estate, label
 from .kinds import KINDS, MADE_BY, Kind, Thing
 from .ledger import Entry
@@ -38,7 +38,8 @@ async def end_things(call: ec2.Call, estate: Estate) -> list[Line]:
         await asyncio.sleep(min(rest, DOUBT_SECONDS))
     named = [await _name(call, estate.region, entry) for entry in estate.unsure_things]  # while what they belong to is still there
     things = [*estate.things, *(one for one in named if isinstance(one, Thing))]
-    ends = [end_thing(call, estate.region, thing, deleted=thing in estate.ended) for thing in dict.fromkeys(things)]
+    accepted = estate.ended.difference(named)  # what was named just now may have been made anew by that
+    ends = [end_thing(call, estate.region, thing, deleted=thing in accepted) for thing in dict.fromkeys(things)]
     lines = await asyncio.gather(*ends, *(_end_object(call, estate.region, *one) for one in sorted(estate.objects)))
     return [*lines, *(one for one in named if isinstance(one, Line))]
 
@@ -116,6 +117,8 @@ async def _name(call: ec2.Call, region: str, entry: Entry) -> Thing | Line:
         answer = await ec2.persist(call, entry.service, entry.operation, **entry.request)
     except AwsError as error:
         return Line(kind.name, label(entry), region, "asked for", error.code, time.time() if isinstance(error, NotFound) else None)
+    except LedgerError as error:  # the disk: it must not keep what is known from being ended
+        return Line(kind.name, label(entry), region, "not asked for", "the ledger refuses", todo=error.todo)
     return Thing(kind.name, kind.made(entry.request, answer))
 
 
