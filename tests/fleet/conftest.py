@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl import ending, launch, local, notify, profiles, things
+from fleetctl import ending, launch, notify, profiles, things
 from fleetctl.session import Session
 
 sys.path.insert(0, str(Path(__file__).parent))  # fake_aws is shared by several test modules
@@ -18,23 +18,6 @@ sys.path.insert(0, str(Path(__file__).parent))  # fake_aws is shared by several 
 import fake_aws
 
 REQUEST = {"SpotPrice": "0.01", "LaunchSpecification": {"InstanceType": "t3.micro", "NetworkInterfaces": [{"DeviceIndex": 0}]}}
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory):
-    """Where this test process keeps its state; its local cloud serves while the tests run."""
-    home = tmp_path_factory.mktemp("fleet")
-    local.up(home / "local", idle=300)  # should this process be killed, it ends by itself
-    yield home
-    local.down(home / "local", force=True)
-
-
-@pytest.fixture
-def cloud(home):
-    """The local cloud itself: the oracle of what exists, and the place to break things."""
-    cloud = local.status(home / "local")
-    yield cloud
-    cloud.clear_faults()
 
 
 @pytest.fixture

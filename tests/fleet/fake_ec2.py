@@ -144,8 +144,8 @@ class FakeEc2:
     # --- looking --------------------------------------------------------------------------------------------------------------------
 
     def _describe_spot_instance_requests(self, p):
-        keys = p.get("SpotInstanceRequestIds") or [*self.requests]
-        self._known(self.requests, keys, "describe_spot_instance_requests", "InvalidSpotInstanceRequestID.NotFound")
+        keys = self._chosen(self.requests, p.get("SpotInstanceRequestIds"), "describe_spot_instance_requests",
+                            "InvalidSpotInstanceRequestID.NotFound")
         rows = [self._request_row(key) for key in keys]
         for row in rows:
             if row["SpotInstanceRequestId"] in self.hidden:
@@ -153,8 +153,7 @@ class FakeEc2:
         return self._page({"spot-instance-request-id": "SpotInstanceRequestId", "state": "State"}, rows, "SpotInstanceRequests", p)
 
     def _describe_instances(self, p):
-        keys = p.get("InstanceIds") or [*self.instances]
-        self._known(self.instances, keys, "describe_instances", "InvalidInstanceID.NotFound")
+        keys = self._chosen(self.instances, p.get("InstanceIds"), "describe_instances", "InvalidInstanceID.NotFound")
         rows = [self._instance_row(key) for key in keys]
         names = {"instance-id": "InstanceId", "instance-state-name": ("State", "Name"), "client-token": "ClientToken",
                  "spot-instance-request-id": "SpotInstanceRequestId"}
@@ -162,8 +161,7 @@ class FakeEc2:
         return {**answer, "Reservations": [{"Instances": answer["Reservations"]}] if answer["Reservations"] else []}
 
     def _describe_volumes(self, p):
-        keys = p.get("VolumeIds") or [*self.volumes]
-        self._known(self.volumes, keys, "describe_volumes", "InvalidVolume.NotFound")
+        keys = self._chosen(self.volumes, p.get("VolumeIds"), "describe_volumes", "InvalidVolume.NotFound")
         rows = [{"VolumeId": key, "State": "in-use" if self.volumes[key]["instance"] else "available", "Size": 8,
                  "Attachments": [{"InstanceId": one}] if (one := self.volumes[key]["instance"]) else [],
                  "Tags": self.tags.get(key, [])} for key in keys]
@@ -173,8 +171,7 @@ class FakeEc2:
         if names := p.get("LaunchTemplateNames"):
             keys = [self._template_id({"LaunchTemplateName": name}) for name in names]
         else:
-            keys = p.get("LaunchTemplateIds") or [*self.templates]
-            self._known(self.templates, keys, "describe_launch_templates", "InvalidLaunchTemplateId.NotFound")
+            keys = self._chosen(self.templates, p.get("LaunchTemplateIds"), "describe_launch_templates", "InvalidLaunchTemplateId.NotFound")
         return self._page({"launch-template-name": "LaunchTemplateName"}, [self._template_row(key) for key in keys], "LaunchTemplates", p)
 
     def _describe_fleets(self, p):
@@ -308,6 +305,12 @@ class FakeEc2:
 
     def _launch_of(self, key):
         return next((tag["Value"] for tag in self.tags[key] if tag["Key"] == "fleetctl:launch"), "")
+
+    def _chosen(self, table, keys, operation, code):
+        """What a listing is about: the ids that are given, each of which must be known, or everything."""
+        if keys:
+            self._known(table, keys, operation, code)
+        return keys or [*table]
 
     @staticmethod
     def _known(table, keys, operation, code):

@@ -1,44 +1,16 @@
 """EC2 is asked rarely, also where it takes its time: on a clock that jumps from event to event, at the pace of the real one."""
 
 import asyncio
-import selectors
 
 import pytest
 from fake_aws import REQUESTS, FakeAws
+from virtual import run
 
 from fleetctl import ending, launch, shapes
 from fleetctl.bootstrap import Program
 from fleetctl.ending import LOOKS, Estate, end, next_look
 from fleetctl.ledger import Entry
 from fleetctl.notify import Channel
-
-
-class _Jumps(selectors.DefaultSelector):
-    """Nothing comes from outside: instead of waiting, the clock is put forward."""
-
-    now = 0.0
-
-    def select(self, timeout=None):
-        ready = super().select(0 if timeout else timeout)
-        if timeout and not ready:
-            self.now += timeout
-        return ready
-
-
-class Virtual(asyncio.SelectorEventLoop):
-    """An event loop whose hours take no time."""
-
-    def __init__(self):
-        self._jumps = _Jumps()
-        super().__init__(self._jumps)
-
-    def time(self):
-        return self._jumps.now
-
-
-def run(main):
-    with asyncio.Runner(loop_factory=Virtual) as runner:
-        return runner.run(main)
 
 
 class Desk:

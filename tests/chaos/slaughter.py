@@ -1,0 +1,103 @@
+"""Real processes on a real local cloud, each killed at one moment of its life, and each followed by one that ends what it left.
+
+The oracle is the cloud's own inventory and the operating system's processes, never a receipt.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import boto3
+import killable
+
+SECONDS = 240  # for one life, on a computer that is busy
+TAG = "fleetctl:session"
+
+
+@dataclass
+class Slaughter:
+    """What came of it: `killed` moments of `moments`, what is left, what was made twice, and what else went wrong."""
+
+    shape: str
+    moments: int = 0
+    killed: list[int] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    doubles: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+class Butcher:
+    """Kills lives on the local cloud that runs in `home`; each has a directory of its own for its ledger."""
+
+    def __init__(self, home, cloud):
+        self.home, self.cloud = home, cloud
+        self.processes = multiprocessing.get_context("forkserver")
+        self.processes.set_forkserver_preload(["fleetctl.session", "aiobotocore.session", "boto3"])
+
+    def moments(self, shape):
+        """How many there are in a life that is not killed."""
+        with self._place() as place:
+            status = self._run(killable.live, place, shape, None, str(place / "passed"))
+            assert status == 0, f"a life that nobody ends ended with {status}"
+            return int((place / "passed").read_text())
+
+    def kill(self, shape, moments, *, forgetful=False, jobs=4):
+        """Kills one life at each of the moments; says what is left when all have been followed up."""
+        done = Slaughter(shape, moments=len(moments))
+        with ThreadPoolExecutor(jobs) as pool:
+            for moment, session, statuses in pool.map(lambda moment: self._end_of(shape, moment, forgetful), moments):
+                if statuses[0] == -9:
+                    done.killed.append(moment)
+                if statuses[0] not in (-9, 0) or statuses[1]:
+                    done.wrong.append(f"killed at {moment}: exit status {statuses[0]}, recovery {statuses[1]}")
+                done.doubles += [f"killed at {moment}: {one}" for one in self._doubles(session)]
+                done.left += [f"killed at {moment}: {one}" for one in self._left(session)]
+        return done
+
+    def _end_of(self, shape, moment, forgetful):
+        with self._place() as place:
+            status = self._run(killable.live, place, shape, moment, str(place / "passed"), forgetful)
+            [*sessions] = [path.stem for path in (place / "ledgers").glob("*.sqlite")]
+            return moment, "".join(sessions), (status, self._run(killable.recover, place))
+
+    def _run(self, target, place, *given):
+        process = self.processes.Process(target=target, args=(str(place), *given))
+        process.start()
+        process.join(SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            return f"killed after {SECONDS} s"
+        return process.exitcode
+
+    @contextlib.contextmanager
+    def _place(self):
+        """A home whose local cloud is the one that runs."""
+        with tempfile.TemporaryDirectory(prefix="life-", dir=self.home) as name:
+            (Path(name) / "local").symlink_to(self.home / "local")
+            yield Path(name)
+
+    def _left(self, session):
+        """What the cloud still has of a session, and the processes of its machines."""
+        there = self.cloud.inventory()
+        requests = {one["id"]: one for one in there["spot_requests"] if one["tags"].get(TAG) == session}
+        machines = {one["id"] for one in there["instances"] if one["tags"].get(TAG) == session or one["request"] in requests}
+        processes = [pid for one, pid in there["processes"].items() if one in machines and os.path.exists(f"/proc/{pid}")]
+        waiting = {key for key, one in requests.items() if one["state"] in ("open", "active")}
+        kinds = ("fleets", "launch_templates", "volumes")
+        tagged = {one["id"] for kind in kinds for one in there[kind] if one["tags"].get(TAG) == session}
+        named = {one for kind in ("queues", "topics", "subscriptions", "parameters") for one in there[kind] if session in str(one)}
+        return sorted(machines | waiting | tagged | named | {f"process {pid}" for pid in processes})
+
+    def _doubles(self, session):
+        """Machines beyond what a launch was for, the ended ones counted too."""
+        ec2 = boto3.client("ec2", **self.cloud.client())
+        mine = [{"Name": f"tag:{TAG}", "Values": [session]}]
+        requests = ec2.describe_spot_instance_requests(Filters=mine)["SpotInstanceRequests"]
+        tagged = [one["InstanceId"] for row in ec2.describe_instances(Filters=mine)["Reservations"] for one in row["Instances"]]
+        machines = {*tagged, *(row["InstanceId"] for row in requests if row.get("InstanceId"))}
+        return sorted(machines)[killable.N:] + sorted(row["SpotInstanceRequestId"] for row in requests)[killable.N:]
