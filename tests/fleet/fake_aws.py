@@ -105,6 +105,9 @@ class FakeAws(FakeEc2):
     def _later(self, seconds, do, *arguments):
         asyncio.get_running_loop().call_later(seconds, do, *arguments)
 
+    def _get_caller_identity(self, p):
+        return {"Account": "123456789012"}
+
     # --- the channel ------------------------------------------------------------------------------------------------------------------
 
     def _create_topic(self, p):
