@@ -105,7 +105,7 @@ def test_what_aws_refuses_for_good_needs_no_looking_for(fake_session):
     with pytest.raises(AwsError, match="InvalidParameterValue"):
         bring_up_spots(REQUEST, 1, "true", session=session).result(10)
     assert {line.thing for line in down(session).found} == {"topic", "queue", "subscription"}
-    assert cloud.ec2_calls() == {"request_spot_instances": 1}
+    assert cloud.ec2_calls() == {"request_spot_instances": 1, "describe_tags": 1}
 
 
 def test_the_request_is_sent_as_it_was_when_it_was_asked_for(fake_session):
