@@ -10,12 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from . import ec2
 from .errors import AwsError, NotFound
 from .events import Asked, Seen
-from .shapes import Call, Launched, launched
+from .shapes import Call, Launched, Shortfall, launched, shortfalls, view
+from .topup import Ask, Plan, Pool
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +33,43 @@ class Asking:
         self.sent = False  # a call that makes something was made at least once
         self.in_call = False  # one is on its way: its answer names what must be ended
         self.trouble: AwsError | None = None  # why the call is being asked again
+        self.shortfalls: list[Shortfall] = []  # the capacity pools that gave none, or not enough
         self._template: str | None = None
 
     def __repr__(self) -> str:
         return f"<asking for {self._what}{', on its way' if self.in_call else ''}>"
+
+    async def fill(
+        self, plan: Plan, pools: Sequence[Pool], calls: Callable[[Ask], Sequence[Call]], tell: Callable[[Asked], None]
+    ) -> None:
+        """Ask pool after pool, until there are enough machines or no pool is left, and tell what each has made.
+
+        Raises what the last one was refused with, where none gave any, and where its answer was lost.
+        """
+        refusal: AwsError | None = None
+        owed = True
+        while not self._stopped() and (ask := plan.ask()) is not None and (ask.pool == 0 or time.time() < self._deadline):
+            try:
+                answer = await self.send(calls(ask))
+            except AwsError as error:
+                refusal = error
+                self.shortfalls.append(_shortfall(pools[ask.pool], error))
+                if not plan.goes_on(error.kind, error.code):
+                    break
+                continue
+            finally:
+                await self.clear_up()
+            if answer is None:
+                return
+            self.shortfalls += shortfalls(answer)
+            made = asked(answer, on_demand=pools[ask.pool].on_demand)
+            plan.gave(len(made.keys))
+            owed = plan.owed > 0
+            tell(replace(made, owed=plan.owed))
+        if refusal is not None and (not plan.given or isinstance(refusal, ec2.TRANSIENT)):
+            raise refusal
+        if owed:
+            tell(Asked(()))
 
     async def send(self, calls: Sequence[Call]) -> dict[str, Any] | None:
         """The launch call's answer; None when the launch was given up before that call was made. Raises AwsError."""
@@ -84,15 +119,21 @@ class Asking:
             self.in_call = False
 
 
-def asked(answer: Mapping[str, Any]) -> Asked:
+def asked(answer: Mapping[str, Any], *, on_demand: bool = False) -> Asked:
     """What a launch learns from the answer of its call."""
     made = launched(answer)
-    return Asked(tuple(_key(one) for one in made), tuple(_seen(one) for one in made))
+    return Asked(tuple(_key(one) for one in made), tuple(_seen(one, on_demand) for one in made))
 
 
 def _key(one: Launched) -> str:
     return one.request or str(one.instance)
 
 
-def _seen(one: Launched) -> Seen:
-    return Seen(_key(one), one.instance, request=one.request if one.instance else None, type=one.type, zone=one.zone)
+def _seen(one: Launched, on_demand: bool) -> Seen:
+    request = one.request if one.instance else None
+    return Seen(_key(one), one.instance, request=request, type=one.type, zone=one.zone, on_demand=on_demand)
+
+
+def _shortfall(pool: Pool, error: AwsError) -> Shortfall:
+    said = view(pool.request)
+    return Shortfall(error.code, error.what, str(said.get("itype", "")), str(said.get("subnet") or said.get("zone", "")))

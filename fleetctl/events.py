@@ -24,6 +24,7 @@ class Slot:
     request: str | None = None  # its spot request, once a listing has shown it; for slots that are known by their instance
     type: str = ""
     zone: str = ""
+    on_demand: bool = False
     launched: float | None = None  # when it began to cost money, seconds since the epoch
     gone: float | None = None  # when it was seen to be gone
 
@@ -62,14 +63,19 @@ class Seen:
     type: str = ""
     zone: str = ""
     message: str = ""
+    on_demand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """AWS accepted the call and made `keys`: spot requests, or instances that have none. `seen` is what its answer tells of them."""
+    """AWS accepted the call and made `keys`: spot requests, or instances that have none. `seen` is what its answer tells of them.
+
+    `owed` machines more may still come of further calls.
+    """
 
     keys: tuple[str, ...]
     seen: tuple[Seen, ...] = ()
+    owed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

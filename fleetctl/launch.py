@@ -19,11 +19,12 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from . import denied, ec2, shapes
-from .asking import Asking, asked
+from .asking import Asking
 from .bootstrap import Program
 from .bucket import Bucket
 from .errors import AwsError, Denied, FleetError, LaunchFailed
@@ -53,8 +54,8 @@ from .order import Order
 from .outcome import END_IT, Facts, failure
 from .profiles import Profile
 from .replacing import Replacing
-from .shapes import Shortfall
 from .states import GIVEN_UP, SETTLED, LaunchState, MachineState
+from .topup import Ask, Plan, Pool
 
 log = logging.getLogger(__name__)
 
@@ -93,17 +94,20 @@ class Conductor:
     lifetime = "session"  # or "fuse": left to its machines' fuses when the session's process ends
 
     def __init__(
-        self, desk: Desk, request: dict[str, Any], program: Program, *, wanted: int, minimum: int, seconds: float, fuse_minutes: int
-    ) -> None:
+        self, desk: Desk, request: dict[str, Any], program: Program, *, wanted: int, minimum: int, seconds: float, fuse_minutes: int,
+        pools: Sequence[Pool] = (),
+    ) -> None:  # fmt: skip
         now = time.time()
         self.desk = desk
         self.order = Order(uuid4(), desk.id, request, program, wanted, now, now + seconds, fuse_minutes)
         self.uuid: UUID = self.order.uuid
         self.type, self.cap = self.order.type, self.order.cap
         self._shape = self.order.shape
+        self._pools = tuple(pools) or (Pool(request),)
+        self._plan = Plan(wanted, len(self._pools))
         self._call = functools.partial(desk.call, launch=str(self.uuid))
         self.core = Core(wanted, minimum)
-        self._calls = Asking(self._call, f"launch {self.uuid}", now + seconds, lambda: self.core.state in GIVEN_UP)
+        self._pools_asked = Asking(self._call, f"launch {self.uuid}", now + seconds, lambda: self.core.state in SETTLED)
         self.began, self.deadline = now, now + seconds
         self.settled_at: float | None = None
         self.future: concurrent.futures.Future[Machines] = concurrent.futures.Future()
@@ -113,7 +117,6 @@ class Conductor:
         self.arrived: list[str] = []  # keys in the order of their getting ready
         self.refusal: Exception | None = None
         self.replacing = Replacing()
-        self.shortfalls: tuple[Shortfall, ...] = ()  # the capacity pools that gave none
         self.settled = asyncio.Event()  # the outcome is out, and whatever ends with it has been ended
         self._broken: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -188,6 +191,8 @@ class Conductor:
 
     def rate(self, slot: Slot) -> float | None:
         """USD an hour of one machine: the pool's present price, else the dearest known of its type, else the request's cap."""
+        if slot.on_demand:
+            return None  # nothing here knows it: those who show costs say what they leave out
         kind, zone = slot.type, slot.zone or (slot.report.zone if slot.report else "")
         kinds = (kind,) if kind else self.order.types
         price = self._prices.get((kind, zone)) or max((p for (t, _), p in self._prices.items() if t in kinds), default=None)
@@ -262,20 +267,28 @@ class Conductor:
             channel = await self.desk.channel()
             channel.demultiplexer.handlers[self.uuid] = self.report
             secret = await self.desk.secret_parameter() if self.order.program.secret else None
-            request = self.order.finished(topic_arn=channel.topic_arn, region=self.desk.profile.region, secret=secret)
-            answer = await self._calls.send(shapes.calls(request))
+            calls = functools.partial(self._calls_for, topic_arn=channel.topic_arn, secret=secret)
+            await self._pools_asked.fill(self._plan, self._pools, calls, self._made)
         except Exception as error:
             if isinstance(error, Denied):
                 await denied.explain(self._call, error)
             self.refusal = error
-            self.feed(Refused(str(error)))
-        else:
-            if answer is not None:
-                self.shortfalls = shapes.shortfalls(answer)
-                self.feed(asked(answer))
-                self._spawn(self._learn_prices())
-        finally:
-            await self._calls.clear_up()
+            if self.core.state is LaunchState.ASKING or self.core.state in GIVEN_UP:
+                self.feed(Refused(str(error)))
+            else:  # some machines are there, and may be enough; what a lost answer has made a listing shows
+                log.warning("launch %s: no more could be asked for: %s", self.uuid, error)
+                self.feed(Asked(()))
+
+    def _calls_for(self, ask: Ask, *, topic_arn: str, secret: str | None) -> Sequence[shapes.Call]:
+        """The calls that ask a pool for what is missing."""
+        pool = self._pools[ask.pool]
+        part = replace(self.order, request=pool.request, wanted=ask.number, part=ask.pool, on_demand=pool.on_demand)
+        return shapes.calls(part.finished(topic_arn=topic_arn, region=self.desk.profile.region, secret=secret))
+
+    def _made(self, made: Asked) -> None:
+        self.feed(made)
+        if made.keys:
+            self._spawn(self._learn_prices())
 
     async def _learn_prices(self) -> None:
         types = {slot.type for slot in self.core.all() if slot.type} or self.order.types
@@ -313,10 +326,14 @@ class Conductor:
     async def _list(self) -> bool:
         """One listing into the core; False where AWS gave none."""
         try:
-            self.listed(await self._rows())
+            rows = await self._rows()
         except AwsError as error:
             log.warning("launch %s could not be listed: %s", self.uuid, error.what)
             return False
+        if isinstance(self.refusal, ec2.TRANSIENT):  # a lost answer may have made machines beside those that are known
+            self._found(rows)
+        else:
+            self.listed(rows)
         return True
 
     async def _rows(self) -> list[dict[str, Any]]:
@@ -329,6 +346,10 @@ class Conductor:
 
     async def _resolve(self, requests: Sequence[str], instances: Sequence[str]) -> None:
         """Up. Whoever has not come is cancelled first, listed again (a request may have been filled meanwhile), then terminated."""
+        await self._stop_asking()
+        if isinstance(self.refusal, ec2.TRANSIENT):
+            await self._list()  # what a lost answer has made is not needed any more
+            requests = [*requests, *(slot.key for slot in self.core.all() if slot.dropped)]
         if requests:
             try:
                 if self._shape.waits:
@@ -338,8 +359,6 @@ class Conductor:
             except AwsError as error:
                 log.warning("launch %s is up; what has not reported could not be ended, the teardown will: %s", self.uuid, error.what)
         await self._adopt()
-        if self._asking is not None:
-            await asyncio.wait([self._asking])  # it may still delete its launch template
         self._settle(None)
 
     async def _adopt(self) -> None:
@@ -375,14 +394,18 @@ class Conductor:
         except AwsError as error:
             log.warning("launch %s: %s could not be terminated: %s", self.uuid, ", ".join(instances), error.what)
 
-    async def _give_up(self, why: str) -> None:
-        """Below the minimum: cancel, list, terminate, then say why."""
+    async def _stop_asking(self) -> None:
+        """Nothing more is asked for afterwards. A call on its way is waited for: its answer names what must be ended."""
         if self._asking is not None:
-            if not self._calls.in_call:
+            if not self._pools_asked.in_call:
                 self._asking.cancel()
             await asyncio.wait([self._asking])
-        unsure = any(isinstance(one, ec2.TRANSIENT) for one in (self.refusal, self._calls.trouble))  # a lost answer may hide machines
-        if self._calls.sent and (why in ("deadline", "cancelled") or unsure):
+
+    async def _give_up(self, why: str) -> None:
+        """Below the minimum: cancel, list, terminate, then say why."""
+        await self._stop_asking()
+        unsure = any(isinstance(one, ec2.TRANSIENT) for one in (self.refusal, self._pools_asked.trouble))  # a lost answer may hide machines
+        if self._pools_asked.sent and (why in ("deadline", "cancelled") or unsure):
             with contextlib.suppress(AwsError):  # tells a silent channel from dead machines; `_end_all` lists again
                 self._found(await self._rows())
         error = failure(why, self._facts())  # as things are before their end changes them
@@ -413,7 +436,7 @@ class Conductor:
         return (*known, *unseen)
 
     def _found(self, rows: Sequence[dict[str, Any]]) -> None:
-        """A listing after the launch was given up. What a lost answer has made is ours by its tag."""
+        """A listing after an answer may have been lost. What that has made is ours by its tag."""
         seen = ec2.seen(rows)
         known = (*self.core.slots, *self.core.by_instance)
         self.feed(Asked(tuple(one.key for one in seen if one.key not in known and one.request not in known), seen))
@@ -421,4 +444,4 @@ class Conductor:
     def _facts(self) -> Facts:
         seconds = self.deadline - self.began
         title = f"launch {self.uuid} of {self.core.wanted} × {self.type or 'machine'}"
-        return Facts(title, self.core, self.snapshot(), seconds, self.shortfalls)
+        return Facts(title, self.core, self.snapshot(), seconds, tuple(self._pools_asked.shortfalls))

@@ -77,6 +77,7 @@ class Core:
     lost: int = 0  # slots that will never be
     interruptions: int = 0  # slots that EC2 has taken back, or is about to, after they were ready
     said_enough: bool = False
+    owed: int = 0  # machines that may still come of further calls
 
     def __repr__(self) -> str:
         numbers = f"{self.ready} ready, {self.lost} lost of {self.wanted} (minimum {self.minimum}), {len(self.held)} held"
@@ -88,8 +89,8 @@ class Core:
         Raises IllegalTransition, changing nothing.
         """
         match event:
-            case Asked(keys, seen):
-                return self._asked(keys, seen, now)
+            case Asked():
+                return self._asked(event, now)
             case Refused():
                 before = self.state
                 self._turn(Turn.REFUSED)
@@ -126,11 +127,12 @@ class Core:
             raise IllegalTransition(f"launch in state {self.state} cannot take {turn}; it can take {', '.join(allowed)}")
         self.state = allowed[turn]
 
-    def _asked(self, keys: Iterable[str], seen: Iterable[Seen], now: float) -> list[Command]:
+    def _asked(self, event: Asked, now: float) -> list[Command]:
         self._turn(Turn.ASKED)
-        for key in keys:
-            self.slots.setdefault(key, Slot(key))
-        return self._listed(seen, now) or ([Describe()] if self.held else [])  # machines may be quicker than AWS's answer
+        self.owed = event.owed
+        for key in event.keys:
+            self.slots.setdefault(key, Slot(key, dropped=self.state is LaunchState.UP))  # whoever comes after the outcome is not needed
+        return self._listed(event.seen, now) or ([Describe()] if self.held else [])  # machines may be quicker than AWS's answer
 
     def _listed(self, seen: Iterable[Seen], now: float) -> list[Command]:
         commands: list[Command] = []
@@ -210,6 +212,7 @@ class Core:
         if one.status:
             slot.status, slot.message = one.status, one.message
         slot.request, slot.type, slot.zone = one.request or slot.request, one.type or slot.type, one.zone or slot.zone
+        slot.on_demand = slot.on_demand or one.on_demand
         self.lost += slot.lost - was_lost
 
     def _move(self, slot: Slot, happening: Happening, now: float) -> None:
@@ -229,9 +232,9 @@ class Core:
         if self.ready >= self.minimum and not self.said_enough:
             self.said_enough = True
             commands.append(Enough())
-        if self.ready >= self.wanted or (self.ready >= self.minimum and self.ready + self.lost >= len(self.slots)):
+        if self.ready >= self.wanted or (self.ready >= self.minimum and self.ready + self.lost >= self._expected()):
             return commands + self._resolve()
-        if len(self.slots) - self.lost < self.minimum:
+        if self._expected() - self.lost < self.minimum:
             self._turn(Turn.SHORT)
             return [*commands, GiveUp("failed" if self.lost else "short")]
         return [*commands, Describe()] if self._listing_due() else commands
@@ -254,7 +257,11 @@ class Core:
         phases = [report.present for report in self.held.values()]
         ready = self.ready + phases.count(Phase.READY)
         lost = self.lost + phases.count(Phase.FAILED)
-        return ready >= self.wanted or ready + lost >= len(self.slots) or len(self.slots) - lost < self.minimum
+        return ready >= self.wanted or ready + lost >= self._expected() or self._expected() - lost < self.minimum
+
+    def _expected(self) -> int:
+        """How many machines there can be in the end, the lost ones included."""
+        return len(self.slots) + self.owed
 
 
 if __name__ == "__main__":

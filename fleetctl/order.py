@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from . import bootstrap, ec2, shapes
 from .bootstrap import Program
@@ -16,7 +16,7 @@ from .bootstrap import Program
 class Order:
     """`wanted` machines of `request` that run `program`, until `deadline`; each ends itself `fuse_minutes` after its start.
 
-    `began` and `deadline` are seconds since the epoch. The uuid is the client token, and what the machines report with.
+    `began` and `deadline` are seconds since the epoch. The uuid is what the machines report with, and the first call's client token.
     """
 
     uuid: UUID
@@ -27,9 +27,16 @@ class Order:
     began: float
     deadline: float
     fuse_minutes: int
+    part: int = 0  # which of the launch's calls it is for: each has a token of its own
+    on_demand: bool = False
 
     def __repr__(self) -> str:
         return f"<order {self.uuid}: {self.wanted} × {self.type or 'machine'}>"
+
+    @property
+    def token(self) -> UUID:
+        """The client token; of a later call of the same launch another one, and always the same."""
+        return uuid5(self.uuid, str(self.part)) if self.part else self.uuid
 
     @property
     def shape(self) -> shapes.Shape:
@@ -86,4 +93,5 @@ class Order:
             secret_parameter=secret,
         )
         request = shapes.apply(self.request, udata=script)
-        return shapes.finish(request, n=self.wanted, token=str(self.uuid), valid_until=self.valid_until, tags=self.tags)
+        return shapes.finish(request, n=self.wanted, token=str(self.token), valid_until=self.valid_until, tags=self.tags,
+                             on_demand=self.on_demand)  # fmt: skip

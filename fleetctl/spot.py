@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from . import bootstrap, shapes
+from . import bootstrap, shapes, topup
 from .bootstrap import Program
 from .errors import RequestInvalid
 from .futures import Pending
@@ -33,6 +33,7 @@ def bring_up_spots(
     minutes: float = 10,
     lifetime: str = "session",
     on_interruption: Policy = "shrink",
+    fallback: str | None = None,
     session: Session | None = None,
     **aliases: Any,
 ) -> Launch[Machines]:
@@ -40,8 +41,12 @@ def bring_up_spots(
 
     `request` is a dictionary for RequestSpotInstances, RunInstances or CreateFleet as boto3 takes it (see `templates` for good ones);
     `aliases` change it (subnet, itype, price, … see `shapes`), and names such as subnet="public" are looked up in the session's profile,
-    which also fills in what neither names. It resolves to `Machines` when
-    `n` machines have reported that their commands are up, or, `minutes` from now, when at least `minimum` have (default: all).
+    which also fills in what neither names. It resolves to `Machines` when `n` machines have reported that their commands are up, or,
+    `minutes` from now, when at least `minimum` have (default: all).
+
+    In a RunInstances request `itype` and `subnet` (or `zone`) may be lists: what one pool has not is asked for from the next. In it and
+    in a fleet `fallback="on-demand"` asks for what is missing then at the on-demand price.
+
     `lifetime="session"`: the machines end with this process at the latest, even if it is killed; with "fuse" they outlive it, and their
     fuses end them. Whatever happens, each machine's fuse ends it two hours after it has booted, a living session's machines too.
     `on_interruption` says what follows when EC2 takes back a machine that was ready: "shrink" goes on with fewer, "replace" asks for
@@ -50,7 +55,7 @@ def bring_up_spots(
     Raises RequestInvalid, ProfileError and NotConnected at once. The future raises ScriptFailed, NeverReported, LaunchFailed, AwsError or
     ChannelSilent; everything of a failed launch has then been cancelled and terminated.
     """
-    return _bring_up(request, n, cmds, minimum, minutes, lifetime, on_interruption, session, aliases, lambda machines: machines)
+    return _bring_up(request, n, cmds, minimum, minutes, lifetime, on_interruption, fallback, session, aliases, lambda machines: machines)
 
 
 def bring_up_one_spot(
@@ -60,11 +65,14 @@ def bring_up_one_spot(
     minutes: float = 10,
     lifetime: str = "session",
     on_interruption: Policy = "shrink",
+    fallback: str | None = None,
     session: Session | None = None,
     **aliases: Any,
 ) -> Launch[Machine]:
     """Bring up one machine; as `bring_up_spots`, but resolves to the machine itself."""
-    return _bring_up(request, 1, cmds, 1, minutes, lifetime, on_interruption, session, aliases, lambda machines: machines.succeeded[0])
+    return _bring_up(
+        request, 1, cmds, 1, minutes, lifetime, on_interruption, fallback, session, aliases, lambda machines: machines.succeeded[0]
+    )
 
 
 def teardown(launch: Launch[Any], *, session: Session | None = None) -> Pending[Receipt]:
@@ -93,6 +101,7 @@ def _bring_up(
     minutes: float,
     lifetime: str,
     on_interruption: Policy,
+    fallback: str | None,
     session: Session | None,
     aliases: Mapping[str, Any],
     choose: Callable[[Machines], T],
@@ -102,8 +111,9 @@ def _bring_up(
     _check_numbers(n, minimum, minutes, lifetime)
     program, policy = bootstrap.program(cmds), checked(on_interruption)
     profile = session.profile
-    asked = shapes.apply(request, **profile.aliases(aliases))
-    said = shapes.view(asked)
+    options = profile.aliases(aliases)
+    asked = topup.pools(request, options, fallback)
+    said = shapes.view(asked[0].request)
     defaults = {
         "image": profile.image,
         "key": profile.key,
@@ -111,12 +121,16 @@ def _bring_up(
         "subnet": next(iter(profile.subnets.values()), None),
         "groups": list(profile.groups.values())[:1] or None,
     }
-    ready = shapes.apply(asked, **{alias: value for alias, value in defaults.items() if value is not None and alias not in said})
-    shapes.validate(shapes.apply(ready, n=n))
-    ready = copy.deepcopy(ready)  # the caller may change the dictionary before the launch comes to use it
+    missing = {alias: value for alias, value in defaults.items() if value is not None and alias not in said}
+    # the caller may change the dictionary before the launch comes to use it
+    pools = [pool._replace(request=copy.deepcopy(shapes.apply(pool.request, **missing))) for pool in asked]
+    for pool in pools:
+        shapes.validate(shapes.apply(pool.request, n=n))
 
     def like_this(wanted: int, least: int) -> Conductor:
-        made = Conductor(session, ready, program, wanted=wanted, minimum=least, seconds=60 * minutes, fuse_minutes=FUSE_MINUTES)
+        made = Conductor(
+            session, pools[0].request, program, wanted=wanted, minimum=least, seconds=60 * minutes, fuse_minutes=FUSE_MINUTES, pools=pools
+        )
         made.lifetime, made.replacing = lifetime, Replacing(policy, instead)
         return made
 

@@ -73,9 +73,14 @@ LAUNCH: Mapping[LaunchState, Mapping[Turn, LaunchState]] = {
         Turn.SHORT: LaunchState.FAILED,
         Turn.CANCEL: LaunchState.CANCELLED,
     },
-    LaunchState.WAITING: {Turn.ENOUGH: LaunchState.UP, Turn.SHORT: LaunchState.FAILED, Turn.CANCEL: LaunchState.CANCELLED},
-    LaunchState.UP: {Turn.CANCEL: LaunchState.UP, Turn.ENDED: LaunchState.ENDED},
-    # the answer to the asking call may come after the launch was given up: what it names is then ended
+    LaunchState.WAITING: {
+        Turn.ASKED: LaunchState.WAITING,  # of a further capacity pool
+        Turn.ENOUGH: LaunchState.UP,
+        Turn.SHORT: LaunchState.FAILED,
+        Turn.CANCEL: LaunchState.CANCELLED,
+    },
+    LaunchState.UP: {Turn.ASKED: LaunchState.UP, Turn.CANCEL: LaunchState.UP, Turn.ENDED: LaunchState.ENDED},
+    # the answer to the asking call may come after the launch has its outcome: what it names is then ended
     LaunchState.FAILED: {
         Turn.ASKED: LaunchState.FAILED,
         Turn.REFUSED: LaunchState.FAILED,

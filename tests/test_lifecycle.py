@@ -149,6 +149,36 @@ def test_fewer_requests_than_the_minimum_end_the_launch_at_once():
     assert Core(3, 2).step(Asked((key(0),)), 0) == [GiveUp("short")]
 
 
+def made(*numbers, owed=0):
+    """What the answer of a call says that names instances."""
+    return Asked(tuple(key(i) for i in numbers), tuple(Seen(key(i), instance(i)) for i in numbers), owed)
+
+
+def test_as_long_as_machines_may_come_of_further_pools_too_few_are_waited_for():
+    core = Core(3, 2)
+    assert core.step(made(0, owed=2), 0) == []
+    assert kinds(core.step(said(0, "ready"), 1)) == [Arrived]
+    assert core.step(made(1, owed=1), 2) == []
+    assert kinds(core.step(said(1, "ready"), 3)) == [Arrived, Enough]
+    assert kinds(core.step(Asked(()), 4)) == [Resolve], "the last pool had none, and the minimum is up"
+
+
+def test_when_no_pool_is_left_and_there_are_too_few_the_launch_is_given_up():
+    core = Core(3, 2)
+    core.step(made(owed=3), 0)
+    core.step(made(0, owed=2), 0)
+    assert core.step(Asked(()), 1) == [GiveUp("short")]
+
+
+def test_machines_that_a_further_call_makes_after_the_outcome_are_ended():
+    core = Core(2, 1)
+    core.step(made(0, owed=1), 0)
+    core.step(said(0, "ready"), 1)
+    assert core.step(Deadline(), 2) == [Resolve((), ())]
+    assert core.step(made(1), 3) == [Terminate((instance(1),))]
+    assert core.state is LaunchState.UP
+
+
 def test_machines_may_be_quicker_than_the_answer_to_the_call_that_made_them():
     core = Core(1, 1)
     assert core.step(said(0, "ready"), 0) == []
@@ -270,8 +300,8 @@ def test_a_request_that_is_filled_against_all_hope_is_a_machine_like_any_other()
 def test_an_illegal_event_raises_and_changes_nothing():
     core = begun(1)
     before = repr(core)
-    with pytest.raises(IllegalTransition, match="waiting cannot take asked"):
-        core.step(Asked(("sir-9",)), 1)
+    with pytest.raises(IllegalTransition, match="waiting cannot take refused"):
+        core.step(Refused("no"), 1)
     with pytest.raises(IllegalTransition):
         core.step(Ended((), all=True), 1)
     assert repr(core) == before
