@@ -136,4 +136,8 @@ def _seen(one: Launched, on_demand: bool) -> Seen:
 
 def _shortfall(pool: Pool, error: AwsError) -> Shortfall:
     said = view(pool.request)
-    return Shortfall(error.code, error.what, str(said.get("itype", "")), str(said.get("subnet") or said.get("zone", "")))
+    return Shortfall(error.code, error.what, _words(said.get("itype")), _words(said.get("subnet") or said.get("zone")))
+
+
+def _words(said: str | Sequence[str] | None) -> str:
+    return said if isinstance(said, str) else " or ".join(said or ())

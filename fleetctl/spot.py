@@ -122,6 +122,11 @@ def _bring_up(
         "groups": list(profile.groups.values())[:1] or None,
     }
     missing = {alias: value for alias, value in defaults.items() if value is not None and alias not in said}
+    if "subnet" in missing and isinstance(zones := options.get("zone"), list | tuple) and len(zones) > 1:
+        raise RequestInvalid(
+            f"profile {profile.name!r} would put all zones into its subnet {next(iter(profile.subnets))!r}, which is in one of them",
+            alias="zone", found=zones, todo=f"name subnets instead (subnet=[…]); the profile has: {', '.join(profile.subnets)}",
+        )  # fmt: skip
     # the caller may change the dictionary before the launch comes to use it
     pools = [pool._replace(request=copy.deepcopy(shapes.apply(pool.request, **missing))) for pool in asked]
     for pool in pools:

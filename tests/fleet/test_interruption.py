@@ -90,16 +90,17 @@ def test_a_replacement_that_is_interrupted_is_replaced_in_its_turn(fake_session,
 
 
 @pytest.mark.parametrize("everything", [True, False])
-def test_a_teardown_ends_replacements_too_and_begins_none(fake_session, at_once, everything):
+def test_a_teardown_ends_replacements_too_and_begins_none(fake_session, at_once, monkeypatch, everything):
     cloud = FakeAws()
     session = fake_session(cloud)
     launch = bring_up_spots(REQUEST, 2, "true", on_interruption="replace", session=session)
     first, second = launch.result(10).succeeded
     interrupt(cloud, session, launch, first)
     until(session, lambda: launch.replacements)
+    monkeypatch.setattr(replacing, "GATHER_SECONDS", 30.0)  # the teardown comes before the next
     interrupt(cloud, session, launch, second)
     (teardown_all(session=session) if everything else teardown(launch)).result(10)
-    session.submit(asyncio.sleep(0.05), "time enough for another launch").result(10)
+    until(session, lambda: launch._conductor.replacing._timer.cancelled())
     assert cloud.alive() == set()
     assert cloud.count("request_spot_instances") == 2
 

@@ -4,7 +4,7 @@ import pytest
 from fake_aws import REQUESTS, FakeAws, Held, refusal
 
 from fleetctl import bring_up_spots, commands, templates
-from fleetctl.errors import Capacity, Denied, Kind, LaunchCancelled, Network, TooFewMachines
+from fleetctl.errors import Capacity, Denied, Kind, LaunchCancelled, Network, RequestInvalid, TooFewMachines
 from fleetctl.lifecycle import LaunchState
 
 TYPES = ["t3.micro", "t3.small", "t3.medium"]
@@ -144,6 +144,14 @@ def test_a_launch_that_goes_from_pool_to_pool_is_cancelled_at_any_call_and_leave
         session.leave()
         k += 1
     assert held_at.count("run_instances" if call == "RunInstances" else "create_fleet") == 2
+
+
+def test_zones_are_not_put_into_the_one_subnet_that_the_profile_would_fill_in(fake_session):
+    session = fake_session(Pools())
+    object.__setattr__(session.profile, "subnets", {"public": "subnet-1", "public-b": "subnet-2"})
+    with pytest.raises(RequestInvalid, match="all zones into its subnet 'public'") as raised:
+        bring_up(session, 1, zone=["us-east-1a", "us-east-1b"])
+    assert "public, public-b" in raised.value.todo
 
 
 @pytest.mark.cloud
