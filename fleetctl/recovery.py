@@ -21,7 +21,7 @@ from .orphans import Found
 from .profiles import Profile, load, local_cloud
 from .receipt import Receipt
 from .session import LEDGERS
-from .survey import regions, survey
+from .survey import regions, survey, survey_buckets
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,10 @@ def look(profile: Profile, *, all_regions: bool = False) -> list[Found]:
 
 async def _look(profile: Profile, all_regions: bool) -> list[Found]:
     places = await _at(profile, profile.region, regions) if all_regions else [profile.region]
-    found: list[Found] = []
+    found: list[Found] = await _at(profile, profile.region, survey_buckets)
+    found = [one for one in found if all_regions or one.region == profile.region]
     for region in dict.fromkeys([profile.region, *places]):
-        found += await _at(profile, region, partial(survey, region=region, buckets=region == profile.region))
+        found += await _at(profile, region, partial(survey, region=region))
     return found
 
 

@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
     orphans = commands.add_parser("orphans", help="list what bears fleetctl's tags in a cloud and no ledger here knows")
     orphans.set_defaults(run=_orphans)
     adopt = commands.add_parser("adopt", help="write orphans into a ledger, so that ls, recover and down know them")
-    adopt.add_argument("sessions", nargs="*", metavar="SESSION", help="those of these sessions only")
+    adopt.add_argument("sessions", nargs="+", metavar="SESSION", help="whose things; `orphans` lists the sessions")
     adopt.add_argument("--yes", action="store_true", help="ask nothing")
     adopt.set_defaults(run=_adopt)
     reap = commands.add_parser("reap", help="end what has outlived its expires tag, whoever made it")
@@ -85,9 +85,8 @@ def _adopt(options: argparse.Namespace) -> int:
     home, console = state_home(), Console()
     profile = recovery.cloud(options.cloud, home)
     found = recovery.orphaned(home, recovery.look(profile, all_regions=options.all_regions))
-    if options.sessions:
-        found = [one for one in found if one.session in options.sessions]
-    _show(found, "there are no orphans" if not options.sessions else "there are no orphans of these sessions")
+    found = [one for one in found if one.session in options.sessions]
+    _show(found, f"there are no orphans of {', '.join(options.sessions)}")
     if not found or not (options.yes or _asked(console, "another computer's session looks the same while it lives; take these in?")):
         return 0
     for session in recovery.adopt(home, profile, found):

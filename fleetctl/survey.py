@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from . import ec2
+from .bucket import HOME_REGION
 from .ec2 import EXPIRES_TAG, LAUNCH_TAG, SESSION_TAG
 from .errors import AwsError, NotFound
 from .kinds import kind_of_id
@@ -28,13 +29,23 @@ async def regions(call: ec2.Call) -> list[str]:
     return sorted(one["RegionName"] for one in answer["Regions"])
 
 
-async def survey(call: ec2.Call, region: str, *, buckets: bool = True) -> list[Found]:
-    """Everything of fleetctl in a region that has not ended. `buckets`: those too, which are listed for all regions at once."""
+async def survey(call: ec2.Call, region: str) -> list[Found]:
+    """Everything of fleetctl in a region that has not ended, but for buckets."""
     found = await _ec2(call, region)
     for listing in LISTINGS:
-        if listing.kind != "bucket" or buckets:
-            found += [one async for one in _named(call, region, listing)]
+        found += [one async for one in _named(call, region, listing)]
     return found
+
+
+async def survey_buckets(call: ec2.Call) -> list[Found]:
+    """The buckets of all regions, which S3 lists at once, each with the region that it is in."""
+    return [one._replace(region=await _place(call, one.id)) async for one in _named(call, "", BUCKETS)]
+
+
+async def _place(call: ec2.Call, bucket: str) -> str:
+    """A bucket's region. S3 calls the first of them by no name, and the first in Europe by an old one (GetBucketLocation)."""
+    named = (await call("s3", "get_bucket_location", Bucket=bucket)).get("LocationConstraint")
+    return {None: HOME_REGION, "": HOME_REGION, "EU": "eu-west-1"}.get(named, named)
 
 
 # --- EC2 ----------------------------------------------------------------------------------------------------------------------------
@@ -133,8 +144,8 @@ LISTINGS = (
             ("list_queue_tags", "QueueUrl", "Tags")),
     Listing("parameter", "ssm", "describe_parameters",
             {"ParameterFilters": [{"Key": "Name", "Option": "BeginsWith", "Values": ["/fleetctl/"]}]}, "Parameters", "Name"),
-    Listing("bucket", "s3", "list_buckets", {}, "Buckets", "Name", ("get_bucket_tagging", "Bucket", "TagSet")),
 )  # fmt: skip
+BUCKETS = Listing("bucket", "s3", "list_buckets", {}, "Buckets", "Name", ("get_bucket_tagging", "Bucket", "TagSet"))
 
 
 async def _named(call: ec2.Call, region: str, listing: Listing) -> AsyncIterator[Found]:

@@ -59,10 +59,10 @@ def test_orphans_are_listed_by_what_they_are_taken_in_and_ended_and_the_living_a
     assert lost in listed.stdout
     assert "2 × instance" in listed.stdout
     assert session.id not in listed.stdout
-    unasked = fleetctl("adopt", "--cloud", "local")
+    unasked = fleetctl("adopt", lost, "--cloud", "local")
     assert "nobody is there to answer" in unasked.stdout
     assert lost not in [one.id for one in sessions(home / "ledgers")]
-    assert fleetctl("adopt", "--cloud", "local", "--yes").returncode == 0
+    assert fleetctl("adopt", lost, "--cloud", "local", "--yes").returncode == 0
     assert fleetctl("orphans", "--cloud", "local").stdout.strip() == "there are no orphans"
     kept = fleetctl("recover", lost)
     assert (kept.returncode, remains(cloud, lost) != []) == (1, True)
@@ -88,6 +88,64 @@ def test_what_is_past_its_end_is_reaped_and_nothing_else(lost, session, request_
     assert reaped.returncode == 0, reaped
     assert remains(cloud, lost) == []
     assert living.instance_id in {one["id"] for one in cloud.inventory()["instances"]}
+
+
+@pytest.fixture
+def neighbours(session, run):
+    """What others have in the account, machines that run among it; returns what tells how it is, and ends it at last."""
+    api, told = session.boto3(), [{"Key": ec2.SESSION_TAG, "Value": "5eaf00d5eaf0"}]
+    ours, stranger = api.client("ec2"), [{"ResourceType": kind, "Tags": told} for kind in ("instance", "volume")]
+    machines = [one["InstanceId"] for tags in ([], stranger) for one in ours.run_instances(
+        **{**run, "BlockDeviceMappings": []}, MinCount=1, MaxCount=1, TagSpecifications=tags)["Instances"]]
+    volumes = [ours.create_volume(AvailabilityZone="us-east-1a", Size=1, TagSpecifications=tags)["VolumeId"] for tags in ([], stranger[1:])]
+    address = ours.allocate_address(Domain="vpc")["AllocationId"]
+    topic = api.client("sns").create_topic(Name="fleetctl-alarms")["TopicArn"]
+    queue = api.client("sqs").create_queue(QueueName="fleetctl-jobs")["QueueUrl"]
+    api.client("s3").create_bucket(Bucket="fleetctl-of-somebody")
+    api.client("s3").put_object(Bucket="fleetctl-of-somebody", Key="data", Body=b"theirs")
+
+    def look():
+        states = [one["State"]["Name"] for many in ours.describe_instances(InstanceIds=machines)["Reservations"] for one in many["Instances"]]
+        there = ours.describe_volumes(VolumeIds=volumes)["Volumes"]
+        ours.describe_addresses(AllocationIds=[address])
+        api.client("sns").get_topic_attributes(TopicArn=topic)
+        api.client("sqs").get_queue_attributes(QueueUrl=queue)
+        return {*states}, {one["State"] for one in there}, api.client("s3").get_object(Bucket="fleetctl-of-somebody", Key="data")["Body"].read()
+
+    yield look
+    ours.terminate_instances(InstanceIds=machines)
+    for volume in volumes:
+        ours.delete_volume(VolumeId=volume)
+    ours.release_address(AllocationId=address)
+    api.client("sns").delete_topic(TopicArn=topic)
+    api.client("sqs").delete_queue(QueueUrl=queue)
+    api.client("s3").delete_object(Bucket="fleetctl-of-somebody", Key="data")
+    api.client("s3").delete_bucket(Bucket="fleetctl-of-somebody")
+
+
+ENDS = {"down and reap": [[("down",)], [("reap", "--cloud", "local")]],
+        "recover and adopt": [[("recover", "--end")], [("adopt", "SESSION", "--cloud", "local", "--yes"), ("recover", "--end")]]}
+
+
+@pytest.mark.parametrize("ends", ENDS)
+def test_whatever_ends_things_leaves_those_of_others_alone(ends, connect, run, cloud, fleetctl, home, neighbours, wait_for):
+    wait_for(lambda: neighbours()[0] == {"running"})
+    before = neighbours()
+    for commands in ENDS[ends]:
+        mine = connect()
+        launch(mine, run, 1)
+        mine.leave()
+        if commands[0][0] in ("adopt", "reap"):
+            (home / "ledgers" / f"{mine.id}.sqlite").unlink()
+        if commands[0][0] == "reap":
+            bearing = [one["id"] for one in cloud.inventory()["instances"] if one["tags"].get(ec2.SESSION_TAG) == mine.id]
+            tags = [{"Key": ec2.EXPIRES_TAG, "Value": "2020-01-01T00:00:00Z"}]
+            mine.boto3().client("ec2").create_tags(Resources=bearing, Tags=tags)
+        for words in commands:
+            answer = fleetctl(*[mine.id if word == "SESSION" else word for word in words])
+            assert answer.returncode == 0, answer
+        assert remains(cloud, mine.id) == [], commands
+        assert neighbours() == before, commands
 
 
 def test_all_regions_are_looked_at_when_asked_for(lost, cloud, home):
