@@ -18,7 +18,8 @@ from .ledger import Entry, SessionRecord
 __all__ = ["NAME", "Found", "entries", "expired", "orphans", "session_of", "when"]
 
 NAME = re.compile(r"(?:^|[/:])fleetctl-([0-9a-f]{12})-[0-9a-f]{8}(?=$|[:/])")  # topics, queues, buckets; subscriptions by their topic
-UNTOLD = {"BlockDeviceMappings": [{"Ebs": {}}]}  # nobody knows whether the machine of a spot request leaves volumes: it is to be looked at
+# nobody knows whether the machine of such a spot request leaves volumes behind: it is to be looked at
+UNTOLD: dict[str, Any] = {"BlockDeviceMappings": [{"Ebs": {}}]}
 PARAMETER = re.compile(r"^/fleetctl/([0-9a-f]{12})/")
 
 

@@ -83,13 +83,18 @@ def adopt(home: Path, profile: Profile, found: Sequence[Found]) -> list[str]:
     return taken
 
 
+def overdue(found: Sequence[Found]) -> list[Found]:
+    """What of it has outlived the end that its tag names."""
+    return orphans.expired(found, time.time())
+
+
 def reap(profile: Profile, *, all_regions: bool = False) -> Receipt:
     """End what has outlived the end that its tag names, whoever made it, and prove it. Never raises for what AWS refuses to end.
 
     A living session moves that end while it works; so what is past it has nobody who wants it. Raises kinds of AwsError.
     """
     found = look(profile, all_regions=all_regions)
-    return asyncio.run(_reap(profile, found, orphans.expired(found, time.time())))
+    return asyncio.run(_reap(profile, found, overdue(found)))
 
 
 async def _reap(profile: Profile, found: Sequence[Found], over: Sequence[Found]) -> Receipt:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from . import abandoned, recovery
 from .errors import FleetError
-from .estate import wanted
-from .ledger import SessionRecord
-from .orphans import Found, expired
 from .profiles import state_home
+
+if TYPE_CHECKING:  # what works is imported where it is needed: AWS's library takes a while, and --help should not
+    from .ledger import SessionRecord
+    from .orphans import Found
 
 
 def add_commands(commands: Any) -> None:
@@ -43,6 +42,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _recover(options: argparse.Namespace) -> int:
+    from . import abandoned
+
     console, home = Console(), state_home()
     records = [one for one in abandoned.listing(home) if not options.sessions or one.id in options.sessions]
     if unknown := sorted({*options.sessions} - {one.id for one in records}):
@@ -66,13 +67,18 @@ def _recover(options: argparse.Namespace) -> int:
 
 
 def _summary(record: SessionRecord) -> str:
-    machines = sum(wanted(entry.operation, entry.request) for entry in abandoned.launches(record) if entry.error is None)
+    from .abandoned import launches
+    from .estate import wanted
+
+    machines = sum(wanted(entry.operation, entry.request) for entry in launches(record) if entry.error is None)
     began = f"{datetime.fromtimestamp(record.began).astimezone():%Y-%m-%d %H:%M:%S}"
     asked = f"asked for {machines} machines" if machines else "asked for no machines"
     return f"session {record.id} on {record.cloud} ({record.region}), begun {began}, has no process any more; it {asked}"
 
 
 def _orphans(options: argparse.Namespace) -> int:
+    from . import recovery
+
     home = state_home()
     found = recovery.orphaned(home, recovery.look(recovery.cloud(options.cloud, home), all_regions=options.all_regions))
     _show(found, "there are no orphans")
@@ -82,6 +88,8 @@ def _orphans(options: argparse.Namespace) -> int:
 
 
 def _adopt(options: argparse.Namespace) -> int:
+    from . import recovery
+
     home, console = state_home(), Console()
     profile = recovery.cloud(options.cloud, home)
     found = recovery.orphaned(home, recovery.look(profile, all_regions=options.all_regions))
@@ -95,9 +103,11 @@ def _adopt(options: argparse.Namespace) -> int:
 
 
 def _reap(options: argparse.Namespace) -> int:
+    from . import recovery
+
     profile = recovery.cloud(options.cloud, state_home())
     if options.dry_run:
-        found = expired(recovery.look(profile, all_regions=options.all_regions), time.time())
+        found = recovery.overdue(recovery.look(profile, all_regions=options.all_regions))
         _show(found, "nothing has outlived its end")
         return 1 if found else 0
     receipt = recovery.reap(profile, all_regions=options.all_regions)

@@ -44,8 +44,8 @@ async def survey_buckets(call: ec2.Call) -> list[Found]:
 
 async def _place(call: ec2.Call, bucket: str) -> str:
     """A bucket's region. S3 calls the first of them by no name, and the first in Europe by an old one (GetBucketLocation)."""
-    named = (await call("s3", "get_bucket_location", Bucket=bucket)).get("LocationConstraint")
-    return {None: HOME_REGION, "": HOME_REGION, "EU": "eu-west-1"}.get(named, named)
+    named = str((await call("s3", "get_bucket_location", Bucket=bucket)).get("LocationConstraint") or HOME_REGION)
+    return "eu-west-1" if named == "EU" else named
 
 
 # --- EC2 ----------------------------------------------------------------------------------------------------------------------------

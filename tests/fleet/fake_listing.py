@@ -120,19 +120,16 @@ class Region(FakeAws):
         return {"Addresses": [row for row in rows if any(tag["Key"] in p["Filters"][0]["Values"] for tag in row["Tags"])]}
 
 
-class World(Profile):
-    """The profile of an account with several regions."""
-
-    regions = {}
-
-    def aws(self):
-        return self.regions[self.region]
-
-
 def world(home, *names):
     """A profile at the first of these regions, and the regions by their names."""
     regions = {}
     for name in names:
         Region(name, regions)
-    kind = type("World", (World,), {"regions": regions})
-    return kind("world", names[0], home=home), regions
+
+    class World(Profile):
+        """The profile of an account with several regions."""
+
+        def aws(self):
+            return regions[self.region]
+
+    return World("world", names[0], home=home), regions

@@ -105,12 +105,13 @@ def neighbours(session, run):
     api.client("s3").put_object(Bucket="fleetctl-of-somebody", Key="data", Body=b"theirs")
 
     def look():
-        states = [one["State"]["Name"] for many in ours.describe_instances(InstanceIds=machines)["Reservations"] for one in many["Instances"]]
+        rows = [one for many in ours.describe_instances(InstanceIds=machines)["Reservations"] for one in many["Instances"]]
         there = ours.describe_volumes(VolumeIds=volumes)["Volumes"]
         ours.describe_addresses(AllocationIds=[address])
         api.client("sns").get_topic_attributes(TopicArn=topic)
         api.client("sqs").get_queue_attributes(QueueUrl=queue)
-        return {*states}, {one["State"] for one in there}, api.client("s3").get_object(Bucket="fleetctl-of-somebody", Key="data")["Body"].read()
+        data = api.client("s3").get_object(Bucket="fleetctl-of-somebody", Key="data")["Body"].read()
+        return {one["State"]["Name"] for one in rows}, {one["State"] for one in there}, data
 
     yield look
     ours.terminate_instances(InstanceIds=machines)
