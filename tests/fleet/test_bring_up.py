@@ -88,7 +88,7 @@ async def test_partial_failure_is_a_value_where_the_minimum_is_up(session, reque
 async def test_at_the_deadline_below_the_minimum_everything_is_ended_and_the_error_says_what_was_silent(session, cloud, oracle, request_):
     cloud.fault("never-boots", type="t3.micro")
     with pytest.raises(NeverReported, match="2 ran but never reported") as caught:
-        await bring_up_spots(request_, 2, "true", minutes=0.05, session=session)
+        await bring_up_spots(request_, 2, "true", minutes=0.1, session=session)
     assert caught.value.left == ()
     await teardown_all(session=session)
     assert oracle.living() == set()
@@ -108,7 +108,7 @@ async def test_at_the_deadline_with_the_minimum_up_the_rest_is_cancelled(session
 async def test_without_capacity_the_error_names_the_status_of_the_requests(session, cloud, request_):
     cloud.fault("capacity", type="t3.micro")
     with pytest.raises(TooFewMachines, match="capacity-not-available"):
-        await bring_up_spots(request_, 1, "true", minutes=0.05, session=session)
+        await bring_up_spots(request_, 1, "true", minutes=0.1, session=session)
 
 
 async def test_lost_duplicate_garbled_and_late_reports_change_nothing(session, cloud, request_):

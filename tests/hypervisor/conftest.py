@@ -98,6 +98,15 @@ class Lab:
         """Host pids of living processes with the mark in their environment; by default all that any instance has started."""
         return marked(mark or self.mark)
 
+    def all_gone(self) -> bool:
+        """Whether no process of an instance is left, after the moment that the kernel takes to bury the killed."""
+        deadline = time.monotonic() + PATIENCE
+        while self.processes():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
     def login(self, boot: Boot, **options: Any) -> Any:
         """An asyncssh connection as a careful client makes it: one key, and the host key that the machine itself has shown."""
         directory = self.root / "cloud" / "instances" / boot.instance_id
@@ -138,7 +147,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     lab = Lab(tmp_path)
     yield lab
     lab.close()
-    assert not lab.processes(), "processes outlived their hypervisor"
+    assert lab.all_gone(), "processes outlived their hypervisor"
 
 
 @pytest.fixture(params=["contained", "weaker"])
@@ -147,7 +156,7 @@ def either_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     lab = Lab(tmp_path, contain=request.param == "contained")
     yield lab
     lab.close()
-    assert not lab.processes(), "processes outlived their hypervisor"
+    assert lab.all_gone(), "processes outlived their hypervisor"
 
 
 @pytest.fixture

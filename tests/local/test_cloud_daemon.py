@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,10 +33,8 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_up_is_quick_and_everyone_gets_the_same_daemon(home: Path) -> None:
-    began = time.monotonic()
+def test_up_starts_one_daemon_and_everyone_gets_it(home: Path) -> None:
     first = local.up(home)
-    assert time.monotonic() - began < 5   # about 1 s on an idle machine
     assert local.up(home) == first == local.status(home)
     assert "secret" not in repr(first)
     assert first.token not in repr(first)
