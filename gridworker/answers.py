@@ -75,9 +75,12 @@ class Answer(Generic[T_co]):
             self._when_over(gate.release, blocks=True)
             if not gate.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic())):
                 missing = len(self.wait.missing)
-                raise TimeoutError(f"{missing} of {len(self.wait.calls)} call(s) are not done after {timeout} s; they go on")
+                raise TimeoutError(f"{missing} of {len(self.wait.calls)} call(s) are not done after {timeout} s; they go on{self._why()}")
         outcome: T_co = values(self.wait, self._single, self._seal)
         return outcome
+
+    def _why(self) -> str:
+        return "" if self._reading is None else self._reading.why(self.wait)
 
     def __await__(self) -> Generator[Any, None, T_co]:
         if not self.wait.over:

@@ -32,6 +32,7 @@ from .serialize import Functions, Reference, call_id, encode_arguments
 from .signing import Seal, key_from
 from .store import Connection, Script, ServerError, pack, parse_url, read_secret
 from .trace import marked
+from .vacancy import Vacancies
 from .verbs import A, Call, Verbs
 from .waits import Wait, Waits
 from .withdrawal import Deadlines, Withdrawals, cancelled, without
@@ -80,7 +81,7 @@ class Grid(Verbs, Looking, Keeping):
         self._rung = False                                      # a blocking pop on the inbox is under way
         self._submit = Script("submit")
         self._listening = pack(("BLMPOP", SILENCE_SECONDS, 1, self.keys.inbox(self.name), "LEFT", "COUNT", 1000))
-        self._withdrawals, self._deadlines = Withdrawals(self.keys, self.name), Deadlines()
+        self._withdrawals, self._deadlines, self._vacancies = Withdrawals(self.keys, self.name), Deadlines(), Vacancies()
         secret = password or in_url
         self._commands = Connection(self.address, secret, timeout=60.0, name=f"client:{self.name}")
         self._bell = Connection(self.address, secret, timeout=60.0, name=f"bell:{self.name}")
@@ -89,7 +90,7 @@ class Grid(Verbs, Looking, Keeping):
         self._error: GridError | None = None
         self._connected = threading.Event()             # once: connected, or failed
         self._opened = threading.Event()                # while there is a connection
-        self._reading = Reading(self._busy, self._patience, self._after, self._idle, in_background=name is not None)
+        self._reading = Reading(self._busy, self._patience, self._after, self._idle, self._why, in_background=name is not None)
         self._thread = threading.Thread(target=self._read, name=f"grid {namespace}", daemon=True)
         self._thread.start()
 
@@ -199,6 +200,8 @@ class Grid(Verbs, Looking, Keeping):
                 self._reading.asked()
                 if timeout is not None and self._deadlines.add(answer.wait, timeout):
                     self._reading.wake()
+                if pool not in self._vacancies.known and self._vacancies.asked(pool, time.monotonic(), timeout):
+                    self._reading.wake()
             else:
                 answer.wait.over = True
         if single and len(self._buffer) > BATCH_MOST:
@@ -226,6 +229,11 @@ class Grid(Verbs, Looking, Keeping):
                     self._commands.send(self._withdrawals.unsent(self._replies))
                 except GridUnreachable:
                     self._lose()
+
+    def _give_up(self, wait: Wait, failure: Failure) -> None:
+        """The time of a wait is over. With the lock held."""
+        failure.message += self._vacancies.why(self._waits.pools(wait))
+        self._withdraw(wait, failure)
 
     def _flush(self) -> None:
         """Sends what has collected, if not too much is on its way. With the lock held."""
@@ -341,7 +349,7 @@ class Grid(Verbs, Looking, Keeping):
                     raise
             self._reading.pause(0.2)
             with self._lock:
-                self._deadlines.expire(self._withdraw)
+                self._deadlines.expire(self._give_up)
 
     def _again(self) -> None:
         """Asks for everything that is unanswered. With the lock held."""
@@ -376,6 +384,7 @@ class Grid(Verbs, Looking, Keeping):
                 if not self._waits:
                     self._codes.clear()
                 elif reply is None:         # silence
+                    self._vacancies.doubt(self._waits.pools(), time.monotonic())
                     self._again()
                 if len(self._waits.heard) >= HEARD_MOST:
                     self._send_heard()
@@ -395,15 +404,16 @@ class Grid(Verbs, Looking, Keeping):
         return bool(self._waits or self._replies or self._before)
 
     def _patience(self) -> float:
-        if not self._deadlines:
+        if not self._deadlines and not self._vacancies:
             return SILENCE_SECONDS
         with self._lock:
-            return self._deadlines.seconds(SILENCE_SECONDS)
+            return self._deadlines.seconds(self._vacancies.seconds(SILENCE_SECONDS, time.monotonic()))
 
     def _after(self) -> None:
-        if self._deadlines or self._codes:
+        if self._deadlines or self._codes or self._vacancies:
             with self._lock:
-                self._deadlines.expire(self._withdraw)
+                self._look_for_workers()
+                self._deadlines.expire(self._give_up)
                 self._refresh_codes()
 
     def _idle(self) -> None:

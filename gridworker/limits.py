@@ -8,6 +8,7 @@
     GRIDWORKER_PARTS_MOST      bytes of big values that are kept although no pending call needs them; the oldest go first
     GRIDWORKER_FAILURE_MS      how long a failure is kept, for askers who may have missed it; others run the call anew
     GRIDWORKER_DEAD_MS         without a beat of its supervisor a node counts as dead; supervisors beat each second
+    GRIDWORKER_ALONE_MS        without a server for so long a host's nodes leave: longer than any restart, shorter than a bill that hurts
     GRIDWORKER_CODE_MS         how long a function that goes by value is kept after its last use
 """
 
@@ -33,4 +34,5 @@ CODES_MOST = 1000        # functions by value that a process has at hand
 UPLOAD_MS = 600_000      # a part that has been stored, and then not entered as one of a call, goes after this time
 HOLD_MS = 60_000         # so long it is kept for a call that has not been made yet
 DEAD_MS = _limit("DEAD_MS", 6000)
+ALONE_MS = _limit("ALONE_MS", 600_000)
 TRIES = 5                # a call whose nodes died under it this often is given up

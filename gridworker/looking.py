@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -17,6 +18,10 @@ from .logs import Entries, decode_entries, level_number
 from .reading import Reading
 from .status import Status, read_status
 from .store import Address, Connection, pack
+from .vacancy import Vacancies, staffed
+from .waits import Wait, Waits
+
+log = logging.getLogger("gridworker.client")
 
 
 class Looking:
@@ -31,6 +36,8 @@ class Looking:
     _opened: threading.Event
     _reading: Reading
     _replies: deque[Callable[[Any], None]]
+    _vacancies: Vacancies
+    _waits: Waits
 
     def _ready(self) -> object:
         """Waits for the connection; raises what made it impossible."""
@@ -64,6 +71,43 @@ class Looking:
         `call`: the answer of a request made with `trace=True`, or the id of any call below it; `most`: calls that are looked up.
         """
         return read_graph(self._command, self.keys, call if isinstance(call, str) else call.calls[0], most)
+
+    # pools without workers
+
+    def _look_for_workers(self) -> None:
+        """Asks, if it is time, whether pools that have been asked have workers; warns of those that have none. With the lock held."""
+        if not self._open or not self._vacancies.due(time.monotonic()):
+            return
+        hashes: list[list[bytes]] = []
+
+        def arrived(reply: Any) -> None:
+            hashes.append([] if isinstance(reply, GridError) else reply)
+            if len(hashes) == 2 and not isinstance(reply, GridError):
+                self._learn(*hashes)
+
+        self._replies += (arrived, arrived)
+        try:
+            self._commands.send(pack(("HGETALL", self.keys.nodes)) + pack(("HGETALL", self.keys.links)))
+        except GridUnreachable:
+            self._lose()
+
+    def _learn(self, nodes: list[bytes], links: list[bytes]) -> None:
+        found = staffed(dict(zip(nodes[::2], nodes[1::2], strict=True)), dict(zip(links[::2], links[1::2], strict=True)))
+        for text in self._vacancies.learn(found, self._waits.pools()):
+            log.warning("%s. Its calls wait until it has", text)
+
+    def _why(self, wait: Wait) -> str:
+        """What to add to the message of a TimeoutError: looks at once whether there is anybody who could answer."""
+        with self._lock:
+            pools = self._waits.pools(wait)
+        try:
+            nodes, links = (self._command("HGETALL", key, timeout=1.0) for key in (self.keys.nodes, self.keys.links))
+        except GridError:
+            return ""
+        with self._lock:
+            self._vacancies.doubt(pools, time.monotonic())
+            self._learn(nodes, links)
+            return self._vacancies.why(pools)
 
     def _command(self, *command: Any, timeout: float = 60.0) -> Any:
         """The reply of a command that only reads, by way of the reading thread; asked again if the connection breaks.

@@ -142,7 +142,8 @@ class Many(Answer[list[T]]):
             while not self.done():
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
-                    raise TimeoutError(f"{len(self.wait.missing)} of {len(self)} call(s) are not done after {timeout} s; they go on")
+                    raise TimeoutError(f"{len(self.wait.missing)} of {len(self)} call(s) are not done after {timeout} s; they go on"
+                                       f"{self._why()}")
                 self._block(bar.show(len(self._arrived), self._failed), bar.pause(left))
             bar.show(len(self._arrived), self._failed)
         return self._values()

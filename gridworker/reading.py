@@ -25,12 +25,14 @@ class Reading:
     """The role, the poll, and the pipe that wakes whoever is in it.
 
     `busy()` tells whether anything is unanswered; `patience()` how many seconds a poll may take; `after()` is called after each turn,
-    `idle()` when nothing has come for a while. `in_background`: only the background thread reads.
+    `idle()` when nothing has come for a while; `why(wait)` tells what may be the matter with a wait that lasts. `in_background`: only the
+    background thread reads.
     """
 
-    def __init__(self, busy: Callable[[], bool], patience: Callable[[], float], after: Callable[[], None], idle: Callable[[], None], *,
-                 in_background: bool = False) -> None:
+    def __init__(self, busy: Callable[[], bool], patience: Callable[[], float], after: Callable[[], None], idle: Callable[[], None],
+                 why: Callable[[Wait], str], *, in_background: bool = False) -> None:
         self._busy, self._patience, self._after, self._idle, self._in_background = busy, patience, after, idle, in_background
+        self.why = why
         self._role = threading.Lock()
         self._kick = threading.Lock()
         self._kick.acquire()

@@ -4,6 +4,8 @@ It computes nothing, so its beat does not stop when a function on a worker holds
 once by waitpid, reported to the grid, and the node started again, later and later if it keeps dying. When the supervisor itself dies,
 however it dies, the kernel closes its end of each node's pipe, and that kills the node.
 
+When the server has been gone for long (limits.ALONE_MS) it ends its nodes and itself: nobody would ever ask anything of them again.
+
     SIGTERM, SIGINT   the nodes drain (finish what runs, give back what does not) and leave within the grace; a second signal kills them
 """
 
@@ -20,7 +22,7 @@ import time
 
 from .errors import GridDenied, GridError, GridUnreachable
 from .keys import checked
-from .limits import TRIES
+from .limits import ALONE_MS, TRIES
 from .node import NOBODY, SEVERAL, Node, lost, reap
 from .store import Connection, Script
 from .tally import Paces, shared
@@ -82,6 +84,7 @@ class Supervisor:
         self._ready: set[str] = set()
         self._reap, self._beat_script = Script("reap"), Script("beat")
         self._denied = False
+        self._alone_since: float | None = None          # the first beat that nobody heard
         self._paces = Paces()
 
     def __repr__(self) -> str:
@@ -110,6 +113,9 @@ class Supervisor:
                 os.close(end)
         if self._denied:
             raise GridDenied("the server refused this host's nodes")
+        if self._alone():
+            raise GridUnreachable(f"no server at {self.address.url} for {ALONE_MS / 1000:.0f} s: the nodes of this host have left "
+                                  "(GRIDWORKER_ALONE_MS allows more)")
         return {"supervisor": self.name, "nodes": [role.name for role in self.roles], "restarts": self.restarts}
 
     def _signalled(self, number: int, frame: object) -> None:
@@ -125,7 +131,7 @@ class Supervisor:
                 told = max(told, self._stops, 1)
                 leave_by = 0.0 if told > 1 else time.monotonic() + self.grace
                 self._tell_children(signal.SIGTERM)
-            if told and (not self._children or time.monotonic() >= leave_by):
+            if self._alone() or (told and (not self._children or time.monotonic() >= leave_by)):
                 return
             now = time.monotonic()
             if now >= next_beat:
@@ -162,10 +168,16 @@ class Supervisor:
         except GridUnreachable:
             return self._reconnect()
         except GridError as error:          # the server's disk is full, say: it may recover
+            self._alone_since = None
             return log.warning("supervisor %s could not beat: %s", self.name, error)
+        self._alone_since = None
         if still or self._doomed:
             self._kill_deaf(set(still))
         return None
+
+    def _alone(self) -> bool:
+        """Whether the server has been gone for too long."""
+        return self._alone_since is not None and time.monotonic() - self._alone_since >= ALONE_MS / 1000
 
     def _kill_deaf(self, still: set[bytes]) -> None:
         """Kills nodes that have been in a call for a whole beat since it was cancelled with `kill`."""
@@ -177,6 +189,8 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)
 
     def _reconnect(self) -> None:
+        if self._alone_since is None:
+            self._alone_since = time.monotonic()
         try:
             self._connection.connect()
         except GridError as error:

@@ -135,6 +135,11 @@ class Waits:
         """What was asked of one call and is not answered: (pool, parent, item)."""
         return list(self._asked.get(call, ()))
 
+    def pools(self, wait: Wait | None = None) -> set[str]:
+        """The pools that have been asked for what is missing: of one wait, or of all."""
+        missing = self._asked if wait is None else wait.missing
+        return {pool for call in missing for pool, _, _ in self._asked.get(call, ())}
+
     def known_by_id(self) -> list[str]:
         """Calls that are waited for and cannot be asked again: there is nothing of them but their ids."""
         return [call for call, asks in self._asked.items() if not asks]

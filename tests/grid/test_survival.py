@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -54,6 +55,26 @@ def test_a_server_that_is_killed_and_restarted_has_all_that_it_accepted(own: Lab
     path.with_name("slow.go").touch()
     assert busy.result(30) == 1
     assert [answer.result(30) for answer in own.client(name="me").collect(kept).values()] == list(range(1, 501))
+
+
+def test_nodes_do_not_look_for_ever_for_a_server_that_is_gone(own: Lab) -> None:
+    kept = own.start("--worker", "ann", "--distributor", "pool", "--helper", "50", environment={"GRIDWORKER_DEAD_MS": "2000"})
+    left = own.workers("bob,eve", environment={"GRIDWORKER_ALONE_MS": "1500"})         # by default that takes minutes
+    connection = own.connection()
+    nodes = [json.loads(known) for known in connection.call("HVALS", own.keys.nodes)]
+    pids = [node["pid"] for node in nodes if node["name"] in ("bob", "eve")]
+    server = pid_of(connection)
+    connection.close()
+    os.kill(server, signal.SIGKILL)
+    output, _ = left.communicate(timeout=60)
+    said = json.loads(output)["exception"]
+    assert left.returncode == 1 and said["class"] == "GridUnreachable"
+    assert "for 2 s: the nodes of this host have left (GRIDWORKER_ALONE_MS allows more)" in said["message"]
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "every process to be gone")
+    assert len(pids) == 2 and kept.poll() is None
+    own.server.stop()
+    own.server.start()
+    assert own.client().request(calls.inc, 1).result(30) == 2       # whoever stayed goes on
 
 
 def test_a_distributor_that_is_killed_is_missed_by_no_call(lab: Lab) -> None:
