@@ -12,8 +12,8 @@ import grid_calls as calls
 import pytest
 from grid_lab import Lab, until
 
-from gridworker import Grid, GridDenied
-from gridworker.server import Server, find, free_port
+from gridworker import Grid, GridDenied, GridUnreachable
+from gridworker.server import Server, found, free_port
 from gridworker.store import Address, Connection, parse_url
 
 if TYPE_CHECKING:
@@ -113,25 +113,28 @@ def speaks_tls(binary: Path) -> bool:
     return "Failed to configure TLS" in tried.stdout + tried.stderr
 
 
-@pytest.fixture
-def encrypted(tmp_path: Path) -> Iterator[tuple[Server, str]]:
-    """A server that listens for TLS, and the URL."""
-    if not (openssl := shutil.which("openssl")) or not speaks_tls(find()):
+@pytest.fixture(params=["no", "yes"], ids=["any client", "clients with a certificate"])
+def encrypted(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
+    """A server that listens for TLS, and the URL; one takes any client, one only those whose certificate the authority has signed."""
+    binary = next(filter(speaks_tls, found()), None)
+    if not (openssl := shutil.which("openssl")) or binary is None:
         pytest.skip("no server with TLS, or no openssl to make a certificate")
 
     def run(*words: Any) -> None:
         subprocess.run([openssl, *map(str, words)], check=True, capture_output=True, cwd=tmp_path, timeout=60)
 
     run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority", "-days", "2")
-    run("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "request.pem", "-subj", "/CN=127.0.0.1")
     (tmp_path / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    run("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "cert.pem", "-days", "2",
-        "-extfile", "names")
+    for who in ("server", "client"):
+        run("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{who}.key", "-out", "request.pem", "-subj", "/CN=127.0.0.1")
+        run("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", f"{who}.pem", "-days",
+            "2", "-extfile", "names")
     port = free_port()
-    options = {"tls-port": str(port), "tls-cert-file": str(tmp_path / "cert.pem"), "tls-key-file": str(tmp_path / "key.pem"),
-               "tls-ca-cert-file": str(tmp_path / "ca.pem"), "tls-auth-clients": "no"}
-    with Server(directory=tmp_path / "server", options=options) as server:
-        yield server, f"rediss://127.0.0.1:{port}/0?ca={tmp_path / 'ca.pem'}"
+    options = {"tls-port": str(port), "tls-cert-file": str(tmp_path / "server.pem"), "tls-key-file": str(tmp_path / "server.key"),
+               "tls-ca-cert-file": str(tmp_path / "ca.pem"), "tls-auth-clients": request.param}
+    own = f"&cert={tmp_path / 'client.pem'}&key={tmp_path / 'client.key'}" if request.param == "yes" else ""
+    with Server(directory=tmp_path / "server", options=options, binary=binary) as server:
+        yield server, f"rediss://127.0.0.1:{port}/0?ca={tmp_path / 'ca.pem'}{own}"
 
 
 def test_a_grid_over_tls(encrypted: tuple[Server, str], tmp_path: Path) -> None:
@@ -152,6 +155,16 @@ def test_a_server_that_nobody_vouches_for_is_denied(encrypted: tuple[Server, str
     server, url = encrypted
     with pytest.raises(GridDenied, match=r"the certificate of 127\.0\.0\.1 is not good"):
         Grid.connect(url.partition("?")[0], password=server.password).__enter__()
+
+
+def test_a_server_that_wants_a_certificate_does_not_take_a_client_without(encrypted: tuple[Server, str]) -> None:
+    server, url = encrypted
+    without = url.partition("&")[0]
+    if without == url:
+        Grid.connect(without, password=server.password).__enter__().close()
+        return
+    with pytest.raises(GridUnreachable):
+        Grid.connect(without, password=server.password).__enter__()
 
 
 def test_the_connection_of_a_tls_client_ends_cleanly(encrypted: tuple[Server, str]) -> None:

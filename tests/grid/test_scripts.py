@@ -1,4 +1,4 @@
-"""What each script does when it is run again, as its header says; on a server, with nodes and clients that are only names."""
+"""What each script does when it is run again, as its header says; on every server that is here. Nodes and clients are only names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import gridworker
 from gridworker.messages import ID, item
 from gridworker.node import Node, reap
+from gridworker.server import Server, found
 from gridworker.store import GONE, Connection, Script
 from gridworker.waits import Wait
 
@@ -72,6 +73,13 @@ class Bench:
     def length(self, key: str) -> int:
         count: int = self.connection.call("LLEN", key)
         return count
+
+
+@pytest.fixture(scope="module", params=found(), ids=lambda binary: binary.name)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Every server that is here, in place of the one that other tests use: Redis and Valkey where both are."""
+    with Server(unix=True, binary=request.param) as server:
+        yield server
 
 
 @pytest.fixture
