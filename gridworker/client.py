@@ -26,6 +26,7 @@ from .keys import Keys, checked
 from .limits import HEARD_MOST
 from .looking import Looking
 from .messages import ID, Failure, item
+from .naming import named
 from .parts import Aside, Part
 from .reading import Reading
 from .serialize import Functions, Reference, call_id, encode_arguments
@@ -73,7 +74,7 @@ class Grid(Verbs, Looking, Keeping):
         self.name = "c." + (checked("client", name) if name else os.urandom(8).hex())
         self._lock = threading.Lock()
         self._functions = Functions()
-        self._waits = Waits(self.seal)
+        self._waits = Waits(self.seal, lambda data: named(data, self._functions, self.seal))
         self._buffer: deque[tuple[str, str, bytes]] = deque()
         self._replies: deque[Callable[[Any], None]] = deque()
         self._flying = 0

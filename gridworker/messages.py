@@ -54,6 +54,13 @@ def depth_of(data: bytes) -> int:
     return int(data[HEAD - 4:HEAD])
 
 
+def shortened(chain: tuple[str, ...]) -> tuple[str, ...]:
+    """A chain of calls for people: without the middle of a long one."""
+    if len(chain) <= CHAIN_MOST:
+        return chain
+    return (*chain[:CHAIN_MOST // 4], "…", *chain[1 - CHAIN_MOST + CHAIN_MOST // 4:])
+
+
 class Failure:
     """Why a call failed: what a worker reports, and what a `CallFailed` shows.
 
@@ -113,11 +120,8 @@ class Failure:
 
     def called_by(self, call: str) -> Failure:
         """The same failure as seen by the caller of the call."""
-        chain = (call, *self.chain)
-        if len(chain) > CHAIN_MOST:
-            chain = (*chain[:CHAIN_MOST // 4], "…", *chain[1 - CHAIN_MOST + CHAIN_MOST // 4:])
-        return Failure(self.kind, self.type, self.message, traceback=self.traceback, node=self.node, chain=chain,
-                       cause=self.cause)
+        return Failure(self.kind, self.type, self.message, traceback=self.traceback, node=self.node,
+                       chain=shortened((call, *self.chain)), cause=self.cause)
 
     def text(self) -> str:
         """All of it for a human: what failed, who had called it, the remote traceback."""

@@ -225,6 +225,7 @@ class Functions:
         self._references: dict[int, tuple[Any, Reference]] = {}      # by id of the function, which is kept by a weak reference
         self._loaded: dict[bytes, Callable[..., Any]] = {}
         self._by_value: deque[bytes] = deque()      # those of them that go when there are too many, oldest first
+        self._names: dict[str, str] = {}            # of functions by value, whose references do not tell
 
     def __repr__(self) -> str:
         return f"<Functions {len(self._references)} referenced, {len(self._loaded)} loaded>"
@@ -247,7 +248,25 @@ class Functions:
             self._remember(function, made)
             return made
         code = _made_with(function).encode() + b"\0" + _by_value(function)
-        return Reference(_BY_VALUE + blake2b(code, digest_size=16).hexdigest(), _short_name(function), code)
+        made = Reference(_BY_VALUE + blake2b(code, digest_size=16).hexdigest(), _short_name(function), code)
+        if len(self._names) > CODES_MOST:
+            self._names.clear()
+        self._names[made.text] = made.name
+        return made
+
+    def name(self, text: bytes) -> str:
+        """What to call the function that a reference names, without importing or fetching anything.
+
+        >>> Functions().name(b"math:sqrt@3.12-"), Functions().name(b"=0123456789abcdef")
+        ('sqrt', 'function 01234567')
+        """
+        known = self._loaded.get(text)
+        if known is not None:
+            return _short_name(known)
+        reference = text.decode()
+        if reference.startswith(_BY_VALUE):
+            return self._names.get(reference) or f"function {reference[1:9]}"
+        return reference.partition("@")[0].rpartition(":")[2]
 
     def _remember(self, function: Callable[..., Any], made: Reference) -> None:
         number = id(function)
@@ -275,7 +294,10 @@ class Functions:
                 raise CodeMismatch(f"the code of function {text} is not stored on this grid any more: call it again from where it was made")
             made, _, code = code.partition(b"\0")
             _check_versions(made.decode(), "this function by value")
-            function: Callable[..., Any] = pickle.loads(code)
+            try:
+                function: Callable[..., Any] = pickle.loads(code)
+            except ImportError as error:
+                raise _cannot_import(error.name or "a module", error) from error
             self._remember(function, Reference(text, _short_name(function)))
             return function
         path, _, version = text.partition("@")
@@ -285,7 +307,7 @@ class Functions:
         try:
             __import__(module)
         except Exception as error:
-            raise CodeMismatch(f"the worker cannot import {module}: {type(error).__name__}: {error}") from error
+            raise _cannot_import(module, error) from error
         found = _lookup(module, name)
         if found is None:
             raise CodeMismatch(f"the worker's module {module} has no {name}")
@@ -294,6 +316,11 @@ class Functions:
         self._remember(found, Reference(text, name))
         loaded: Callable[..., Any] = found
         return loaded
+
+
+def _cannot_import(module: str, error: Exception) -> CodeMismatch:
+    return CodeMismatch(f"the worker cannot import {module}: {type(error).__name__}: {error}. Modules are not sent: install it there, or "
+                        "copy it and start the workers with its directory in PYTHONPATH; what a notebook's cell defines is sent")
 
 
 def _made_with(function: Any) -> str:

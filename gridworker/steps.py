@@ -163,6 +163,14 @@ class Steps:
         """Calls of this worker's calls are not wanted any more."""
         self._rarely(Script("cancel"), *cancel_arguments(self.node.keys, self.node.incarnation, withdrawn, False))
 
+    def items(self, calls: list[str]) -> dict[str, bytes]:
+        """The items of those of these calls that nodes hold now. Asks for each node: for what happens rarely."""
+        keys, found = self.node.keys, dict[str, bytes]()
+        for node in self._patiently("HKEYS", keys.nodes):
+            items = self._patiently("HMGET", keys.owned(node.decode()), *calls)
+            found.update((call, data) for call, data in zip(calls, items, strict=True) if data)
+        return found
+
     def drop(self, call: str) -> None:
         """A cancelled call has ended here."""
         self._rarely(Script("drop"), self._fixed[1:2], [self.node.keys.prefix, call])

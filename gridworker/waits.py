@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 
 from .errors import GridError, NotTrusted, TooBig
-from .messages import CYCLE, ID, PLAIN, RESULT, UNSIGNED, Failure, raised
+from .messages import ID, PLAIN, RESULT, UNSIGNED, Failure, raised
 from .parts import Whole
 
 TYPE_CHECKING = False
@@ -48,12 +48,15 @@ class Wait:
 
 
 class Waits:
-    """All waits of a process by call id: the demultiplexer's table. It keeps what was asked, so that it can be asked again."""
+    """All waits of a process by call id: the demultiplexer's table. It keeps what was asked, so that it can be asked again.
 
-    __slots__ = ("_asked", "_seal", "_waits", "heard")
+    `named(item)`: what to call a call when something has become of it that only the server knows.
+    """
 
-    def __init__(self, seal: Seal = UNSIGNED) -> None:
-        self._seal = seal
+    __slots__ = ("_asked", "_named", "_seal", "_waits", "heard")
+
+    def __init__(self, seal: Seal = UNSIGNED, named: Callable[[bytes], str] | None = None) -> None:
+        self._seal, self._named = seal, named
         self._waits: dict[str, list[Wait]] = {}
         self._asked: dict[str, list[tuple[str, str, bytes]]] = {}
         self.heard: list[str] = []          # results that came and have not been acknowledged
@@ -93,19 +96,22 @@ class Waits:
         waits = self._waits.pop(call, None)
         if waits is None:
             return False
-        del self._asked[call]
+        asked = self._asked.pop(call)
         if message[0] == RESULT:
             self.heard.append(call)
+        elif asked and self._named is not None and message[1 + ID:2 + ID] == PLAIN:
+            failure = Failure.decode(message[1 + ID:])
+            failure.chain = (self._named(asked[0][2]),)
+            message = self._failed(message[1:1 + ID], failure)
         for wait in waits:
             wait.arrive(call, message.another() if type(message) is Whole and wait is not waits[-1] else message)
         return True
 
     def withdraw(self, wait: Wait, failure: Failure) -> list[tuple[str, str, str]]:
         """Ends a wait with that failure in place of what is missing. Returns (call, parent, pool) of asks not needed any more."""
-        back, body = [], failure.encode()
+        back = []
         for call in wait.missing:
-            wire = call.encode()
-            wait.outcomes[call] = b"E" + wire + self._seal.close(b"E", wire, body)
+            wait.outcomes[call] = self._failed(call.encode(), failure)
             waits, asked = self._waits[call], self._asked[call]
             waits.remove(wait)
             if all(other.parent != wait.parent for other in waits):
@@ -129,7 +135,10 @@ class Waits:
 
     def refuse(self, call: bytes, failure: Failure) -> None:
         """Ends the waits for a call with a failure of this process's own making."""
-        self.arrive(b"E" + call + self._seal.close(b"E", call, failure.encode()))
+        self.arrive(self._failed(call, failure))
+
+    def _failed(self, call: bytes, failure: Failure) -> bytes:
+        return b"E" + call + self._seal.close(b"E", call, failure.encode())
 
     def asks(self, call: str) -> list[tuple[str, str, bytes]]:
         """What was asked of one call and is not answered: (pool, parent, item)."""
@@ -182,10 +191,6 @@ def value_of(message: bytes, seal: Seal) -> Any:
 
 def outcome_error(message: bytes, seal: Seal = UNSIGNED) -> GridError:
     """The error in an inbox message that is not a result: CallFailed; or NotTrusted, TooBig if it cannot be read."""
-    if message[0] == CYCLE:
-        way = message[1 + ID:].decode("ascii").split(",")
-        text = f"the call would wait for itself, through {len(way)} call(s): {' > '.join(call[:8] for call in way)}"
-        return raised(Failure("cycle", "CycleFound", text, chain=("a call that is waiting",)))
     body = memoryview(message)[1 + ID:]
     if body[:1] != PLAIN:
         try:

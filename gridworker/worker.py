@@ -17,7 +17,8 @@ from .errors import CallCancelled, CallFailed, GridError, NotSerializable, Parts
 from .keys import checked
 from .limits import DEPTH_MOST, HEARD_MOST, RESULT_MS
 from .links import Climber
-from .messages import CANCEL, ID, LINKS, TOKEN, UNSIGNED, WORK, Failure, depth_of, item, split
+from .messages import CANCEL, CYCLE, ID, LINKS, TOKEN, UNSIGNED, WORK, Failure, depth_of, item, split
+from .naming import cycle, named
 from .node import NOBODY, SEVERAL, become, reap
 from .parking import Runner, Running, current_runner
 from .parts import BIG, MANIFEST, Aside, Part
@@ -56,7 +57,7 @@ class Worker:
 
     def __init__(self, node: Node, connection: Connection, *, cap: int = PARKED_MOST, seal: Seal = UNSIGNED) -> None:
         self.node, self.cap, self.seal = node, cap, seal
-        self.waits = Waits(seal)
+        self.waits = Waits(seal, lambda data: named(data, self.functions, seal))
         self.steps = Steps(node, connection, self.waits.asked, seal)
         self.functions = Functions(self.steps.fetch_code)
         self.blobs = Blobs(connection.another("parts"), node.keys, seal, patience=60.0)
@@ -162,6 +163,8 @@ class Worker:
                 self._climber.relink()
             elif message[0] == CANCEL:
                 self._cancel(message[1:1 + ID])
+            elif message[0] == CYCLE:
+                self._heard(cycle(message, self.steps.items(message[1 + ID:].decode("ascii").split(",")), self.functions, self.seal))
             elif self.blobs.is_big(message):
                 self._fetch_big(message)
             else:

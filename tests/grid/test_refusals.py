@@ -91,9 +91,19 @@ def test_arguments_that_cannot_be_read_there_are_named(living: Grid) -> None:
 
 
 def test_a_cycle_is_shown(living: Grid) -> None:
-    with pytest.raises(CycleFound, match=r"would wait for itself, through 3 call\(s\)") as caught:
+    with pytest.raises(CycleFound) as caught:
         living.request("pool", calls.cycle, 0).result(20)
-    assert "called by cycle(" in str(caught.value)
+    text = str(caught.value)
+    assert text.startswith("cycle(0) failed: CycleFound: it would wait for itself: cycle(0) > cycle(1) > cycle(2) > cycle(0)\n")
+    assert "called by cycle(2)" in text and "call " not in text
+
+
+def test_a_cycle_of_functions_that_go_by_value_is_shown_too(living: Grid) -> None:
+    def ring(x: int) -> Any:
+        return request(ring, (x + 1) % 2)
+
+    with pytest.raises(CycleFound, match=r"would wait for itself: .*ring\(0\) > .*ring\(1\) > .*ring\(0\)\n"):
+        living.request("pool", ring, 0).result(20)
 
 
 @pytest.mark.parametrize("function", [calls.inc, lambda x: x + 1])
@@ -127,8 +137,9 @@ def test_what_a_client_cannot_import_on_the_worker_is_named(living: Grid, tmp_pa
     monkeypatch.syspath_prepend(str(tmp_path))
     import known_to_the_client  # type: ignore[import-not-found]
 
-    with pytest.raises(CodeMismatch, match="the worker cannot import known_to_the_client"):
-        living.request("pool", known_to_the_client.f, 1).result(20)
+    for function in (known_to_the_client.f, lambda x: known_to_the_client.f(x)):
+        with pytest.raises(CodeMismatch, match=r"cannot import known_to_the_client: .* start the workers with its directory in PYTHONPATH"):
+            living.request("pool", function, 1).result(20)
 
 
 def test_nodes_tell_their_versions(living: Grid) -> None:
