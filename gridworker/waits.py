@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 
 from .errors import GridError, NotTrusted, TooBig
-from .messages import ID, PLAIN, RESULT, UNSIGNED, Failure, raised
+from .messages import CYCLE, ID, PLAIN, RESULT, UNSIGNED, Failure, raised
 from .parts import Whole
 
 TYPE_CHECKING = False
@@ -191,6 +191,10 @@ def value_of(message: bytes, seal: Seal) -> Any:
 
 def outcome_error(message: bytes, seal: Seal = UNSIGNED) -> GridError:
     """The error in an inbox message that is not a result: CallFailed; or NotTrusted, TooBig if it cannot be read."""
+    if message[0] == CYCLE:
+        way = message[1 + ID:].decode("ascii").split(",")
+        text = f"the call would wait for itself, through {len(way)} call(s): {' > '.join(call[:8] for call in way)}"
+        return raised(Failure("cycle", "CycleFound", text, chain=("a call that is waiting",)))
     body = memoryview(message)[1 + ID:]
     if body[:1] != PLAIN:
         try:

@@ -64,8 +64,8 @@ def test_the_oldest_call_is_that_which_runs_or_waits_longest(lab: Lab) -> None:
     lab.workers("solo")
     grid, path = lab.client(), lab.directory / "held"
     held = grid.request(calls.parent_of_wait, str(path), 1)
-    status = until(lambda: (status := grid.status()).nodes["solo"]["oldest"] > 0.5 and status, "a beat that tells of it")
-    assert status.nodes["solo"]["parked"] == 1                  # the parent stands waiting, and began before its child
+    status = until(lambda: (status := grid.status()).nodes["solo"]["parked"] == 1 and status.nodes["solo"]["oldest"] > 0.5 and status,
+                   "a beat that tells of the parent, which stands waiting, and began before its child")
     assert status.pools["pool"]["oldest"] >= status.nodes["solo"]["oldest"]
     path.with_name("held.go").touch()
     assert held.result(20) == 1
