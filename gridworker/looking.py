@@ -22,6 +22,7 @@ from .vacancy import Vacancies, staffed
 from .waits import Wait, Waits
 
 log = logging.getLogger("gridworker.client")
+LOOK_SECONDS = 1.0          # what a message about a time limit may take longer, to say why
 
 
 class Looking:
@@ -101,7 +102,7 @@ class Looking:
         with self._lock:
             pools = self._waits.pools(wait)
         try:
-            nodes, links = (self._command("HGETALL", key, timeout=1.0) for key in (self.keys.nodes, self.keys.links))
+            nodes, links = (self._command("HGETALL", key, timeout=LOOK_SECONDS) for key in (self.keys.nodes, self.keys.links))
         except GridError:
             return ""
         with self._lock:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from grid_lab import Lab
 
 
+@pytest.fixture(autouse=True)
+def however_busy_the_computer_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gridworker.looking.LOOK_SECONDS", 20.0)
+
+
 def test_a_time_limit_names_the_pool_that_nobody_works_in(lab: Lab) -> None:
     lab.start("--distributor", "pol")
     lab.workers(1)
