@@ -8,7 +8,7 @@ from test_ending import launch
 from fleetctl import bring_up_one_spot, ec2, recovery, shapes
 from fleetctl.ledger import sessions
 
-pytestmark = pytest.mark.cloud
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300)]  # several commands each, each a process
 RUN = {"InstanceMarketOptions": {"MarketType": "spot"}, "InstanceType": "t3.micro"}
 
 
