@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
 from . import logs
 from .store import Script
 from .supervisor import GONE
+
+YOUNG = 10_000          # new containers before a collection: calls that wait for calls make many that live for milliseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ def serve(node: Node, role: Role, connection: Connection, ready: Callable[[], No
           parent: str = "") -> None:
     """Runs the node until it is told to leave. `helper`: a distributor's period in seconds; `parent`: what its pool is linked to."""
     logs.become(node.name, node.keys)
+    gc.freeze()                                 # what the supervisor has imported is nobody's garbage, and its pages stay shared
+    gc.set_threshold(YOUNG)
     if role.kind == "distributor":
         _distribute(node, connection, ready, helper, parent)
     else:

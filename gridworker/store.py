@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import time
 
 import hiredis
@@ -72,7 +73,7 @@ class Address:
         return f"redis{'s' if self.tls is not None else ''}://{who}{self.host}:{self.port}/{self.db}" + (f"?{options}" if options else "")
 
     def open(self, timeout: float) -> socket.socket:
-        """A connected socket. OSError if nobody listens."""
+        """A connected socket whose reads and writes fail after `timeout` seconds. OSError if nobody listens."""
         if self.path:
             sock = socket.socket(socket.AF_UNIX)
             sock.settimeout(timeout)
@@ -81,15 +82,23 @@ class Address:
             except OSError:
                 sock.close()
                 raise
-            return sock
+            return _timed(sock, timeout)
         sock = socket.create_connection((self.host, self.port), timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if self.tls is None:
-            return sock
+            return _timed(sock, timeout)
         from .tls import wrap
 
         return wrap(sock, self.host, self.tls)
+
+
+def _timed(sock: socket.socket, timeout: float) -> socket.socket:
+    """Leaves the time limit to the kernel: Python would ask `poll` before each read and each write."""
+    sock.settimeout(None)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(timeout), int(timeout % 1 * 1e6)))
+    return sock
 
 
 def parse_url(url: str) -> tuple[Address, str | None]:
@@ -148,9 +157,9 @@ class Parser:
     def __init__(self) -> None:
         self._reader = hiredis.Reader(replyError=_server_error, protocolError=GridUnreachable)
 
-    def feed(self, data: bytes) -> None:
-        """Takes what the socket gave."""
-        self._reader.feed(data)
+    def feed(self, data: bytes | bytearray, size: int) -> None:
+        """Takes what the socket gave: the first `size` bytes."""
+        self._reader.feed(data, 0, size)
 
     def next(self) -> Any:
         """The next whole reply, or False if there is none (RESP2 has no booleans)."""
@@ -168,6 +177,7 @@ class Connection:
         self._socket: socket.socket | None = None
         self._parser = Parser()
         self._ahead = b""                   # read past the end of a line by `read_big`
+        self._buffer = bytearray()                  # one for all reads: a new one for each would cost more than the reading
 
     def __repr__(self) -> str:
         return f"<Connection {self.address.url} {'open' if self._socket else 'closed'}>"
@@ -191,6 +201,7 @@ class Connection:
         except OSError as error:
             raise GridUnreachable(f"no server at {self.address.url}: {error}") from error
         self._parser, self._ahead = Parser(), b""
+        self._buffer = self._buffer or bytearray(_CHUNK)
         greeting: list[tuple[Any, ...]] = [("AUTH", *filter(None, [self.address.user]), self._password)] if self._password else []
         if self.address.db:
             greeting.append(("SELECT", self.address.db))
@@ -241,19 +252,22 @@ class Connection:
         except OSError as error:            # not closed here: another thread may be waiting for this descriptor
             raise GridUnreachable(f"lost {self.address.url}: {error}") from error
 
-    def receive(self) -> bytes:
-        """What the socket has, waiting for at least one byte. GridUnreachable if it is at its end."""
+    def feed(self) -> None:
+        """Reads what the socket has into the parser, waiting for at least one byte. GridUnreachable if it is at its end."""
         if self._socket is None:
             raise GridUnreachable("the connection is closed")
         try:
-            data = self._socket.recv(_CHUNK)
+            size = self._socket.recv_into(self._buffer)
+        except BlockingIOError as error:    # the kernel's time limit
+            self.close()
+            raise GridUnreachable(f"{self.address.url} was silent for {self.timeout:g} s") from error
         except OSError as error:
             self.close()
             raise GridUnreachable(f"lost {self.address.url}: {error}") from error
-        if not data:
+        if not size:
             self.close()
             raise GridUnreachable(f"{self.address.url} closed the connection")
-        return data
+        self._parser.feed(self._buffer, size)
 
     def ready(self) -> Any:
         """A reply that has already arrived with earlier bytes, or False."""
@@ -261,7 +275,7 @@ class Connection:
 
     def _next(self) -> Any:
         while (reply := self._parser.next()) is False:
-            self._parser.feed(self.receive())
+            self.feed()
         return reply
 
     def readable(self) -> bool:
@@ -271,10 +285,6 @@ class Connection:
     def another(self, name: str) -> Connection:
         """A connection to the same server with the same rights, not open yet."""
         return Connection(self.address, self._password, timeout=self.timeout, name=name)
-
-    def feed(self) -> None:
-        """Reads once from the socket into the parser: for those who wait with select."""
-        self._parser.feed(self.receive())
 
     def read(self) -> Any:
         """The next reply; a ServerError or GridDenied reply is raised."""

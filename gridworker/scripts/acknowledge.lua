@@ -12,9 +12,10 @@ variadic('RPUSH', KEYS[1], entries)
 
 local over = redis.call('LLEN', KEYS[1]) - tonumber(ARGV[3])
 local eldest, gone = now - tonumber(ARGV[2]), 0
-for _ = 1, 1 + math.ceil(2 * #entries / CHUNK) do          -- a bounded part of what is due: who comes next goes on
+local left, size = CHUNK + 2 * #entries, 16                -- a bounded part of what is due: who comes next goes on
+while left > 0 do
   local old, n = {}, 0
-  for _, entry in ipairs(redis.call('LRANGE', KEYS[1], 0, CHUNK - 1)) do
+  for _, entry in ipairs(redis.call('LRANGE', KEYS[1], 0, size - 1)) do
     if n >= over and tonumber(string.sub(entry, 1, 13)) > eldest then break end
     local key = prefix .. 'c:' .. string.sub(entry, 14)
     -- the same call may be pending again: its result was gone already, and somebody has asked anew
@@ -24,6 +25,7 @@ for _ = 1, 1 + math.ceil(2 * #entries / CHUNK) do          -- a bounded part of 
   if n > 0 then redis.call('LPOP', KEYS[1], n) end
   variadic('UNLINK', nil, old)
   gone, over = gone + #old, over - n
-  if n < CHUNK then break end
+  if n < size then break end
+  left, size = left - n, math.min(CHUNK, 4 * size)
 end
 return gone

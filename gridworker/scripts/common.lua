@@ -11,7 +11,8 @@ local prefix = ARGV[1]
 local PENDING, DONE = 80, 82          -- 'P', 'R'
 local CHUNK = 2000                    -- arguments in one variadic command: Lua's stack holds 8,000
 local INBOX_TTL = 3600000             -- ms; an abandoned client's inbox goes away
-local outgoing = {}
+local call, sub, byte = redis.call, string.sub, string.byte
+local outgoing, popped = {}, {}       -- messages by receiver; nodes that this script has taken off the volunteers
 
 local function tell(who, message)
   local box = outgoing[who]
@@ -23,27 +24,31 @@ local function variadic(command, key, values)
   local n = #values
   if n == 0 then return end
   if not key then
-    for i = 1, n, CHUNK do redis.call(command, unpack(values, i, math.min(i + CHUNK - 1, n))) end
+    for i = 1, n, CHUNK do call(command, unpack(values, i, math.min(i + CHUNK - 1, n))) end
     return
   end
-  if n <= CHUNK then redis.call(command, key, unpack(values)) return end
-  for i = 1, n, CHUNK do redis.call(command, key, unpack(values, i, math.min(i + CHUNK - 1, n))) end
+  if n <= CHUNK then call(command, key, unpack(values)) return end
+  for i = 1, n, CHUNK do call(command, key, unpack(values, i, math.min(i + CHUNK - 1, n))) end
 end
 
--- Rings the bells. Whoever is rung no longer volunteers; whoever is not registered any more gets nothing. `self`, if given, is the node
--- that runs the script: its messages are returned instead, which spares it a round trip.
+-- Rings the bells. Whoever is rung no longer volunteers; whoever is not registered any more gets nothing (a node that volunteered is).
+-- `self`, if given, is the node that runs the script: its messages are returned instead, which spares it a round trip.
 local function deliver(self, nodes)
   local own = outgoing[self]
   for who, messages in pairs(outgoing) do
     if who ~= self then
-      local pool = string.match(who, '^([^/]+)/')
       local box = prefix .. 'in:' .. who
-      if not pool then
+      if popped[who] then
         variadic('RPUSH', box, messages)
-        redis.call('PEXPIRE', box, INBOX_TTL)
-      elseif redis.call('HEXISTS', nodes, who) == 1 then
-        variadic('RPUSH', box, messages)
-        if redis.call('SREM', prefix .. 'v:' .. pool, who) == 0 then redis.call('SREM', prefix .. 'vs:' .. pool, who) end
+      else
+        local pool = string.match(who, '^([^/]+)/')
+        if not pool then
+          variadic('RPUSH', box, messages)
+          call('PEXPIRE', box, INBOX_TTL)
+        elseif call('HEXISTS', nodes, who) == 1 then
+          variadic('RPUSH', box, messages)
+          if call('SREM', prefix .. 'v:' .. pool, who) == 0 then call('SREM', prefix .. 'vs:' .. pool, who) end
+        end
       end
     end
   end
@@ -57,8 +62,8 @@ local function way(from, target)
     local id = table.remove(stack)
     local path = seen[id] == '' and id or (id .. ',' .. seen[id])
     if id == target then return path end
-    local state = redis.call('GET', prefix .. 'c:' .. id)
-    if state and string.byte(state) == PENDING then
+    local state = call('GET', prefix .. 'c:' .. id)
+    if state and byte(state) == PENDING then
       for parent in string.gmatch(state, '<[^,]+,(%x+)>') do
         if not seen[parent] then seen[parent] = path stack[#stack + 1] = parent end
       end
@@ -71,29 +76,70 @@ end
 local function ask(id, asker, parent, again)
   local key = prefix .. 'c:' .. id
   local entry = '<' .. asker .. ',' .. parent .. '>'
-  local was = redis.call('SET', key, 'P' .. entry, 'NX', 'GET')
+  local was = call('SET', key, 'P' .. entry, 'NX', 'GET')
   if not was then return true end
-  local kind = string.byte(was)
+  local kind = byte(was)
   if kind == DONE then
-    tell(asker, 'R' .. id .. string.sub(was, 2))
+    tell(asker, 'R' .. id .. sub(was, 2))
   elseif kind == PENDING then
     if string.find(was, entry, 2, true) then return false end
     local cycle = parent ~= '' and way(parent, id)
     if cycle then tell(asker, 'C' .. id .. cycle) return false end
-    redis.call('APPEND', key, entry)
+    call('APPEND', key, entry)
   elseif again then
-    tell(asker, 'E' .. id .. string.sub(was, 2))
+    tell(asker, 'E' .. id .. sub(was, 2))
   else
-    redis.call('SET', key, 'P' .. entry)
+    call('SET', key, 'P' .. entry)
     return true
   end
   return false
 end
 
+-- Asks for all calls in the arguments from `first` on: pool, item; or, `made` by calls, pool, parent, item. Those that are new are given
+-- to `take(pool, item)`; for the others see `ask`. One MGET and one MSET for all that nobody knows yet, which most are.
+local function ask_all(asker, first, made, again, take)
+  local width = made and 3 or 2
+  local keys, late, fresh, new = {}, {}, {}, {}
+  local n = 0
+  for i = first + width - 1, #ARGV, width do
+    n = n + 1
+    keys[n] = prefix .. 'c:' .. sub(ARGV[i], 1, 32)
+  end
+  local at, parent, state = first, nil, 'P<' .. asker .. ',>'
+  for chunk = 1, n, CHUNK do
+    local last = math.min(chunk + CHUNK - 1, n)
+    local states = n > 1 and call('MGET', unpack(keys, chunk, last)) or {}
+    for i = chunk, last do
+      local key = keys[i]
+      if n == 1 or states[i - chunk + 1] or fresh[key] then
+        late[#late + 1] = at
+      else
+        if made and ARGV[at + 1] ~= parent then
+          parent = ARGV[at + 1]
+          state = 'P<' .. asker .. ',' .. parent .. '>'
+        end
+        fresh[key] = true
+        new[#new + 1] = key
+        new[#new + 1] = state
+        take(ARGV[at], ARGV[at + width - 1])
+      end
+      at = at + width
+    end
+  end
+  variadic('MSET', nil, new)
+  for _, i in ipairs(late) do
+    local item = ARGV[i + width - 1]
+    if ask(sub(item, 1, 32), asker, made and ARGV[i + 1] or '', again) then take(ARGV[i], item) end
+  end
+end
+
 -- Tells everyone who is in the state of a pending call; once each, however many of an asker's calls wait for it.
+local seen_state, seen_asker
 local function answer(state, message)
-  local first = string.match(state, '^P<([^,]+),[^>]*>$')
-  if first then tell(first, message) return end
+  if state ~= seen_state then       -- one after the other they are mostly the same
+    seen_state, seen_asker = state, string.match(state, '^P<([^,]+),[^>]*>$')
+  end
+  if seen_asker then tell(seen_asker, message) return end
   local told = {}
   for asker in string.gmatch(state, '<([^,]+),') do
     if not told[asker] then told[asker] = true tell(asker, message) end
@@ -102,8 +148,9 @@ end
 
 -- Makes a node the owner of an item and rings its bell.
 local function hand(node, item)
-  redis.call('HSET', prefix .. 'own:' .. node, string.sub(item, 1, 32), item)
+  call('HSET', prefix .. 'own:' .. node, sub(item, 1, 32), item)
   tell(node, 'W' .. item)
+  popped[node] = true
 end
 
 -- Hands the first items[first..last] to volunteers of a pool, one each; returns the index of the first item that is left.
@@ -111,7 +158,7 @@ local function hand_over(pool, items, first, last, of_calls)
   local sets = of_calls and { 'v:', 'vs:' } or { 'v:' }
   for _, set in ipairs(sets) do
     if first > last then break end
-    for _, node in ipairs(redis.call('SPOP', prefix .. set .. pool, last - first + 1)) do
+    for _, node in ipairs(call('SPOP', prefix .. set .. pool, last - first + 1)) do
       hand(node, items[first])
       first = first + 1
     end
@@ -122,9 +169,9 @@ end
 -- Hands items[first…] to workers of linked pools below, who count as idle while they volunteer at home; the index of the first left.
 local function hand_down(pool, items, first)
   while first <= #items do
-    local node = redis.call('SPOP', prefix .. 'vl:' .. pool)
+    local node = call('SPOP', prefix .. 'vl:' .. pool)
     if not node then break end
-    if redis.call('SREM', prefix .. 'v:' .. string.match(node, '^([^/]+)/'), node) == 1 then
+    if call('SREM', prefix .. 'v:' .. string.match(node, '^([^/]+)/'), node) == 1 then
       hand(node, items[first])
       first = first + 1
     end

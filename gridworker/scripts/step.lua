@@ -12,24 +12,24 @@
 local me, pool = ARGV[2], ARGV[3]
 local want, token, idle, capped, again = tonumber(ARGV[7]), ARGV[8], ARGV[9] == 'idle', ARGV[10] == '1', ARGV[11] == '1'
 local completions, returned = tonumber(ARGV[12]), tonumber(ARGV[13])
-local alive = redis.call('HEXISTS', KEYS[1], me) == 1
+local alive = call('HEXISTS', KEYS[1], me) == 1
 local at, finished = 15, {}
 
 for _ = 1, completions do
   local kind, id, body = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local key, was = prefix .. 'c:' .. id, nil
   if kind == 'R' then           -- a success counts whoever owns the call now
-    was = redis.call('SET', key, 'R' .. body, 'PX', ARGV[5], 'GET')
-  elseif redis.call('HEXISTS', KEYS[2], id) == 1 then   -- a failure only from the owner
-    was = redis.call('GET', key)
-    if was and string.byte(was) == PENDING then redis.call('SET', key, 'E' .. body, 'PX', ARGV[6]) end
+    was = call('SET', key, 'R' .. body, 'PX', ARGV[5], 'GET')
+  elseif call('HEXISTS', KEYS[2], id) == 1 then   -- a failure only from the owner
+    was = call('GET', key)
+    if was and byte(was) == PENDING then call('SET', key, 'E' .. body, 'PX', ARGV[6]) end
   end
-  if was and string.byte(was) == PENDING then answer(was, kind .. id .. body) end
+  if was and byte(was) == PENDING then answer(was, kind .. id .. body) end
   finished[#finished + 1] = id
   at = at + 3
 end
 variadic('HDEL', KEYS[2], finished)
-if ARGV[14] ~= '0' then redis.call('HINCRBY', KEYS[10], ARGV[4], ARGV[14]) end
+if ARGV[14] ~= '0' then call('HINCRBY', KEYS[10], ARGV[4], ARGV[14]) end
 if not alive then
   deliver(nil, KEYS[1])
   return 'gone'
@@ -37,85 +37,91 @@ end
 
 local mine = {}                 -- for the own queue, oldest first
 for _ = 1, returned do
-  if redis.call('HDEL', KEYS[2], string.sub(ARGV[at], 1, 32)) == 1 then mine[#mine + 1] = ARGV[at] end
+  if call('HDEL', KEYS[2], sub(ARGV[at], 1, 32)) == 1 then mine[#mine + 1] = ARGV[at] end
   at = at + 1
 end
-local pools = {}
-for i = at, #ARGV, 3 do
-  local to, item = ARGV[i], ARGV[i + 2]
-  if ask(string.sub(item, 1, 32), me, ARGV[i + 1], again) then
+if at <= #ARGV then
+  local pools = {}
+  ask_all(me, at, true, again, function(to, item)
     if to == '' then
       mine[#mine + 1] = item
     else
       pools[to] = pools[to] or {}
       table.insert(pools[to], item)
     end
-  end
+  end)
+  for to, items in pairs(pools) do into_pool(to, items, true) end
 end
-for to, items in pairs(pools) do into_pool(to, items, true) end
+
+-- How many items a worker takes of those that lie ready: one of any function, or several in a row of the one that is asked for.
+-- `from` and `by`: where they begin, and which way.
+local function row(items, from, by, n)
+  local k = items[from] and 1 or 0
+  if k == 1 and n > 1 and sub(items[from], 33, 40) == token then
+    while k < n and items[from + k * by] and sub(items[from + k * by], 33, 40) == token do k = k + 1 end
+  end
+  return k
+end
+
+local items = {}
 if #mine > 0 then               -- help that is free gets the oldest, but the newest stays here if this worker is about to take it
-  local last = want > 0 and #mine - 1 or #mine
-  local kept = {}
-  for i = hand_over(pool, mine, 1, last, true), #mine do kept[#kept + 1] = mine[i] end
-  if #kept > 0 then
-    variadic('LPUSH', KEYS[3], kept)
-    redis.call('SADD', KEYS[7], me)
+  local first, last = hand_over(pool, mine, 1, want > 0 and #mine - 1 or #mine, true), #mine
+  for i = 1, want > 0 and row(mine, last, -1, math.min(want, last - first + 1)) or 0 do
+    items[i] = mine[last]
+    last = last - 1
+  end
+  if last >= first then
+    for i = first, last, CHUNK do call('LPUSH', KEYS[3], unpack(mine, i, math.min(i + CHUNK - 1, last))) end
+    call('SADD', KEYS[7], me)
   end
 end
 
 local messages = deliver(me, KEYS[1])
-for _, message in ipairs(redis.call('LPOP', KEYS[4], 1000) or {}) do
+for _, message in ipairs(call('LPOP', KEYS[4], 1000) or {}) do
   messages[#messages + 1] = message
 end
 
--- Takes from the left of a list: one item of any function, or several in a row of the one that is asked for.
+-- Takes from the left of a list.
 local function take(list, n)
   if n == 1 then
-    local item = redis.call('LPOP', list)
+    local item = call('LPOP', list)
     return item and { item } or {}
   end
-  local items = redis.call('LRANGE', list, 0, n - 1)
-  local k = #items
-  if k > 1 then
-    k = 1
-    if string.sub(items[1], 33, 40) == token then
-      while items[k + 1] and string.sub(items[k + 1], 33, 40) == token do k = k + 1 end
-    end
-    for i = #items, k + 1, -1 do items[i] = nil end
-  end
-  if k > 0 then redis.call('LPOP', list, k) end
-  return items
+  local found = call('LRANGE', list, 0, n - 1)
+  local k = row(found, 1, 1, n)
+  for i = #found, k + 1, -1 do found[i] = nil end
+  if k > 0 then call('LTRIM', list, k, -1) end
+  return found
 end
 
 -- Takes the oldest, at most half, of somebody's own queue.
 local function steal(n)
   for _ = 1, 3 do
-    local victim = redis.call('SRANDMEMBER', KEYS[7])
+    local victim = call('SRANDMEMBER', KEYS[7])
     if not victim then return {} end
     local list = prefix .. 'mine:' .. victim
-    local items = {}
-    local length = victim ~= me and redis.call('LLEN', list) or 0
-    for _ = 1, math.min(n, math.ceil(length / 2)) do
-      local item = redis.call('LINDEX', list, -1)
-      if #items > 0 and (string.sub(item, 33, 40) ~= token or string.sub(items[1], 33, 40) ~= token) then break end
-      items[#items + 1] = redis.call('RPOP', list)
+    local length = victim ~= me and call('LLEN', list) or 0
+    if length > 0 then
+      local oldest = call('LRANGE', list, -math.min(n, math.ceil(length / 2)), -1)
+      local found = {}
+      for i = 1, row(oldest, #oldest, -1, #oldest) do found[i] = oldest[#oldest + 1 - i] end
+      call('LTRIM', list, 0, -#found - 1)
+      return found
     end
-    if #items > 0 then return items end
-    redis.call('SREM', KEYS[7], victim)
+    call('SREM', KEYS[7], victim)
   end
   return {}
 end
 
-local items = {}
 if want > 0 then
-  items = take(KEYS[3], want)
+  if #items == 0 then items = take(KEYS[3], want) end
   if #items == 0 then items = take(KEYS[5], want) end
   if #items == 0 and not capped then items = take(KEYS[6], want) end
   if #items == 0 then items = steal(want) end
   if #items > 0 then
     local owned = {}
     for i, item in ipairs(items) do
-      owned[2 * i - 1] = string.sub(item, 1, 32)
+      owned[2 * i - 1] = sub(item, 1, 32)
       owned[2 * i] = item
     end
     variadic('HSET', KEYS[2], owned)
@@ -123,10 +129,10 @@ if want > 0 then
 end
 if idle then
   if #items == 0 and #messages == 0 then
-    redis.call('SADD', capped and KEYS[9] or KEYS[8], me)
+    call('SADD', capped and KEYS[9] or KEYS[8], me)
   else                          -- it may have woken by itself, and then volunteers still
-    redis.call('SREM', KEYS[8], me)
-    redis.call('SREM', KEYS[9], me)
+    call('SREM', KEYS[8], me)
+    call('SREM', KEYS[9], me)
   end
 end
 return { messages, items }

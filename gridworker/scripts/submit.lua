@@ -6,15 +6,12 @@
 -- repeated   asks the same again: a pending call has the asker already, a finished one is answered once more (the client ignores it)
 local client, again = ARGV[2], ARGV[3] == '1'
 local pools, order, new = {}, {}, 0
-for i = 4, #ARGV, 2 do
-  local pool, item = ARGV[i], ARGV[i + 1]
-  if ask(string.sub(item, 1, 32), client, '', again) then
-    local items = pools[pool]
-    if not items then items = {} pools[pool] = items order[#order + 1] = pool end
-    items[#items + 1] = item
-    new = new + 1
-  end
-end
+ask_all(client, 4, false, again, function(pool, item)
+  local items = pools[pool]
+  if not items then items = {} pools[pool] = items order[#order + 1] = pool end
+  items[#items + 1] = item
+  new = new + 1
+end)
 for _, pool in ipairs(order) do into_pool(pool, pools[pool], false) end
 deliver(nil, KEYS[1])
 return new
