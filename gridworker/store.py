@@ -159,7 +159,7 @@ class Parser:
 
     def feed(self, data: bytes | bytearray, size: int) -> None:
         """Takes what the socket gave: the first `size` bytes."""
-        self._reader.feed(data, 0, size)
+        self._reader.feed(data, 0, size)  # type: ignore[arg-type]  # it takes any buffer
 
     def next(self) -> Any:
         """The next whole reply, or False if there is none (RESP2 has no booleans)."""
