@@ -166,31 +166,20 @@ class Grid(Verbs, Looking, Keeping):
         checked("pool", pool)
         if self._error is not None:
             raise self._error
-        ids: list[str] = []
         codes: dict[str, bytes] = {}
-        asks = []
-        aside, big = Aside(), dict[str, list[Part]]()
         references: dict[int, Reference] = {}                     # a function by value is pickled once for all of these calls
-        for function, args, kwargs in calls:
-            reference = references.get(id(function))
-            if reference is None:
-                reference = references[id(function)] = self._reference(function)
-            data, hashed = encode_arguments(args, kwargs, aside)
-            call = call_id(reference, hashed)
-            ids.append(call)
-            if aside.parts:
-                big[call], aside.parts = aside.parts, []
-            token = marked(reference.token) if trace or self.trace else reference.token
-            asks.append((call, (pool, "", item(call, token, reference.text, data, seal=self.seal))))
-        if big:
-            self._supply(big)
+        if len(calls) > BATCH_MOST and not (durable or memo_errors or timeout is not None):
+            answer = kind([], False, patient, self._lock, self._take_back, self.seal, self._reading)
+            self._ask_many(answer.wait, pool, calls, references, trace)
+            return answer
+        asks = self._asks(pool, calls, references, trace)
+        ids = [call for call, _ in asks]
         answer = kind(ids, single, patient, self._lock, self._take_back, self.seal, self._reading)
         with self._lock:
             if self._closing:
                 raise GridClosed("this client was closed")
             if ids:
-                codes = {each.text: self.seal.close(b"F", each.text[1:].encode(), each.code) for each in references.values() if each.code}
-                self._codes.update(codes)
+                codes = self._keep_codes(references)
                 fresh = self._waits.add(answer.wait, asks)
                 if memo_errors and self._open:
                     self._send(fresh, again=True)
@@ -210,6 +199,53 @@ class Grid(Verbs, Looking, Keeping):
         if durable and ids:
             self._submit_durably(answer.wait, [ask for _, ask in asks], codes)
         return answer
+
+    def _asks(self, pool: str, calls: list[Call], references: dict[int, Reference],
+              trace: bool) -> list[tuple[str, tuple[str, str, bytes]]]:
+        asks, aside, big = [], Aside(), dict[str, list[Part]]()
+        for function, args, kwargs in calls:
+            reference = references.get(id(function))
+            if reference is None:
+                reference = references[id(function)] = self._reference(function)
+            data, hashed = encode_arguments(args, kwargs, aside)
+            call = call_id(reference, hashed)
+            if aside.parts:
+                big[call], aside.parts = aside.parts, []
+            token = marked(reference.token) if trace or self.trace else reference.token
+            asks.append((call, (pool, "", item(call, token, reference.text, data, seal=self.seal))))
+        if big:
+            self._supply(big)
+        return asks
+
+    def _ask_many(self, wait: Wait, pool: str, calls: list[Call], references: dict[int, Reference], trace: bool) -> None:
+        """Sends the first of many calls while it still encodes the others. What cannot be encoded takes all of them back."""
+        wait.hold()
+        try:
+            for at in range(0, len(calls), BATCH_MOST):
+                asks = self._asks(pool, calls[at:at + BATCH_MOST], references, trace)
+                with self._lock:
+                    if self._closing:
+                        raise GridClosed("this client was closed")
+                    self._keep_codes(references)
+                    self._buffer.extend(self._waits.add(wait, wait.more(asks)))
+                    self._flush()
+                    self._ring()
+                    self._reading.asked()
+                self._reading.glance()                  # what has been acknowledged lets more go
+        except BaseException:
+            with self._lock:
+                wait.release()
+                if not wait.over:
+                    self._withdraw(wait, cancelled())
+            raise
+        with self._lock:
+            wait.release()
+
+    def _keep_codes(self, references: dict[int, Reference]) -> dict[str, bytes]:
+        """The code of functions that go by value, for as long as calls may need it. With the lock held."""
+        codes = {each.text: self.seal.close(b"F", each.text[1:].encode(), each.code) for each in references.values() if each.code}
+        self._codes.update(codes)
+        return codes
 
     def _take_back(self, wait: Wait, kill: bool) -> bool:
         """Behind `Answer.cancel`."""

@@ -64,7 +64,7 @@ class Climber:
         """Links have changed."""
         self._known = False
 
-    def climb(self, want: int, token: str, capped: bool) -> list[bytes]:
+    def climb(self, want: int, token: bytes, capped: bool) -> list[bytes]:
         """Items from above, for an idle worker; none if it has no pool above. A broken connection is found by the wait that follows."""
         if self._known and not self._above:
             return []

@@ -41,7 +41,7 @@ def item(call: str, token: str, reference: str, arguments: bytes, depth: int = 0
 
 def split(data: bytes, seal: Seal = UNSIGNED) -> tuple[str, str, int, bytes, bytes]:
     """Call id, function token, deaths so far, function reference, pickled arguments. NotTrusted, TooBig. See `depth_of`."""
-    reference, _, arguments = bytes(seal.open(b"W", data[:ID], memoryview(data)[HEAD:])).partition(b"\0")
+    reference, _, arguments = bytes(seal.open(b"W", data[:ID], data[HEAD:])).partition(b"\0")
     return data[:ID].decode("ascii"), data[ID:ID + TOKEN].decode("ascii"), data[ID + TOKEN] - 48, reference, arguments
 
 

@@ -54,15 +54,17 @@ class Runner(greenlet):  # type: ignore[misc]  # greenlet ships no types
         """Switches to the hub until somebody switches back. User code may be inside asyncio.run: its loop is put aside meanwhile."""
         self.spent += perf_counter() - self.since
         events = sys.modules.get("asyncio.events")
-        loop = events._get_running_loop() if events else None
-        if loop is not None and events is not None:
-            events._set_running_loop(None)
+        loop = events._get_running_loop() if events is not None else None
+        if loop is None or events is None:
+            self.parent.switch()
+            self.since = perf_counter()
+            return
+        events._set_running_loop(None)
         try:
             self.parent.switch()
         finally:
             self.since = perf_counter()
-            if loop is not None and events is not None:
-                events._set_running_loop(loop)
+            events._set_running_loop(loop)
 
 
 def current_runner() -> Runner | None:

@@ -23,6 +23,7 @@ except ImportError:
 SIGNATURE = 16           # bytes
 SEALED, OPEN = 43, 45    # '+', '-'
 LEAST_KEY = 16           # bytes
+_SHORT = 4096            # bytes of a body that is rather copied
 FAILURE_MOST = 4 << 20   # bytes of a failure, whatever the limit: what tells of a body that is too large must itself arrive
 _WHAT = {b"W": "the arguments", b"R": "the result", b"E": "the failure", b"F": "the code of function"}
 
@@ -60,10 +61,17 @@ class Seal:
         state = self._state.copy()
         state.update(kind + call)
         state.update(body)
-        return b"+" + state.digest() + body
+        return b"+%b%b" % (state.digest(), body)
 
-    def open(self, kind: bytes, call: bytes, sealed: bytes | memoryview) -> memoryview:
-        """The body of what travelled, not copied. Nothing of it has been interpreted. NotTrusted, TooBig."""
+    def open(self, kind: bytes, call: bytes, sealed: bytes | memoryview) -> bytes | memoryview:
+        """The body of what travelled, not copied if it is long. Nothing of it has been interpreted. NotTrusted, TooBig."""
+        if len(sealed) < _SHORT and self._state is not None and sealed[0:1] == b"+":     # the usual case; slices cost less than views
+            short, state = bytes(sealed), self._state.copy()
+            body = short[SIGNATURE + 1:]
+            state.update(kind + call)
+            state.update(body)
+            if len(body) <= self.limit and _compare_digest(state.digest(), short[1:SIGNATURE + 1]):
+                return body
         view = memoryview(sealed)
         if len(view) > self._most(kind) + SIGNATURE + 1:
             raise TooBig(f"{_WHAT[kind]} of {_short(call)} are {len(view):,} bytes; a grid carries {self.limit:,}")

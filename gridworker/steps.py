@@ -67,7 +67,7 @@ class Steps:
         for ask in asks:
             self._asks += ask
 
-    def exchange(self, *, want: int, token: str, idle: bool, capped: bool,
+    def exchange(self, *, want: int, token: bytes, idle: bool, capped: bool,
                  back: list[bytes] | None = None) -> tuple[list[bytes], list[bytes]]:
         """One step: (messages, items). After a broken connection: repeated until the server is there again."""
         back = back or []
@@ -85,7 +85,7 @@ class Steps:
                 return missed, []
             back = []
 
-    def _send(self, want: int, token: str, idle: bool, capped: bool, back: list[bytes], asks: list[Any], *, again: bool) -> Any:
+    def _send(self, want: int, token: bytes, idle: bool, capped: bool, back: list[bytes], asks: list[Any], *, again: bool) -> Any:
         node = self.node
         arguments = [node.keys.prefix, node.incarnation, node.pool, node.name, UNHEARD_MS, FAILURE_MS, want, token, "idle" if idle else "",
                      "1" if capped else "", "1" if again else "", len(self._completions) // 3, len(back), self._executed]
@@ -138,7 +138,7 @@ class Steps:
         asks: list[Any] = []
         for ask in self._asked():
             asks += ask
-        messages, _ = self._send(0, "", False, False, back, asks, again=True)
+        messages, _ = self._send(0, b"", False, False, back, asks, again=True)
         if self.gone:
             return []
         owned = self.connection.run(self._resync, self._fixed[:2], [self.node.keys.prefix, self.node.incarnation])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .parking import Running
     from .signing import Seal
 
+    Ask = tuple[str, tuple[str, str, bytes]]      # a call: to which pool, by which call, its item
+
 
 class Wait:
     """Somebody waits for several calls: until all are there, or (unless `patient`) until one has failed. `running`: the call that does."""
@@ -35,6 +37,25 @@ class Wait:
 
     def __repr__(self) -> str:
         return f"<Wait {len(self.missing)} of {len(self.calls)} missing>"
+
+    def hold(self) -> None:
+        """More calls will come: it is not over before its `release`."""
+        self.missing.add("")
+
+    def more(self, asks: list[Ask]) -> list[Ask]:
+        """These calls, too. Returns the asks of those whose outcome is not here already."""
+        self.calls += [call for call, _ in asks]
+        asks = [ask for ask in asks if ask[0] not in self.outcomes]
+        if not self.over:
+            self.missing.update(call for call, _ in asks)
+        return asks
+
+    def release(self) -> None:
+        """That were all."""
+        self.missing.discard("")
+        if not self.missing and not self.over:
+            self.over = True
+            self.wake(self)
 
     def arrive(self, call: str, message: bytes) -> None:
         """The outcome of a call, as the inbox has it; wakes whoever waits if that was the last, or a failure."""
@@ -77,17 +98,26 @@ class Waits:
             return running.begun if running is not None else 0.0
         return 0.0
 
-    def add(self, wait: Wait, asks: Iterable[tuple[str, tuple[str, str, bytes]]]) -> list[tuple[str, str, bytes]]:
-        """Registers a wait; `asks` are (call, (pool, parent, item)). Returns those that have to be asked: the others are already."""
-        fresh = []
-        for call in wait.missing:
-            self._waits.setdefault(call, []).append(wait)
-            self._asked.setdefault(call, [])
+    def add(self, wait: Wait, asks: Iterable[Ask]) -> list[tuple[str, str, bytes]]:
+        """Registers a wait; `asks` are (call, (pool, parent, item)) of all its calls, or none. Returns what nobody has asked for yet."""
+        fresh, waiting, asked_of, asked_for = [], self._waits, self._asked, False
         for call, ask in asks:
-            asked = self._asked[call]
+            asked_for = True
+            waits = waiting.get(call)
+            if waits is None:
+                waiting[call], asked_of[call] = [wait], [ask]
+                fresh.append(ask)
+                continue
+            if wait not in waits:                   # else it stands twice among these asks
+                waits.append(wait)
+            asked = asked_of[call]
             if all(known[1] != ask[1] for known in asked):
                 asked.append(ask)
                 fresh.append(ask)
+        if not asked_for:                           # known by id only
+            for call in wait.missing:
+                waiting.setdefault(call, []).append(wait)
+                asked_of.setdefault(call, [])
         return fresh
 
     def arrive(self, message: bytes) -> bool:
@@ -176,7 +206,7 @@ def values(wait: Wait, single: bool, seal: Seal = UNSIGNED) -> Any:
 def _value(message: bytes, seal: Seal) -> Any:
     if type(message) is Whole:
         return message.value
-    return pickle.loads(seal.open(b"R", message[1:1 + ID], memoryview(message)[1 + ID:]))
+    return pickle.loads(seal.open(b"R", message[1:1 + ID], message[1 + ID:] if len(message) < 4096 else memoryview(message)[1 + ID:]))
 
 
 def value_of(message: bytes, seal: Seal) -> Any:
@@ -195,7 +225,7 @@ def outcome_error(message: bytes, seal: Seal = UNSIGNED) -> GridError:
         way = message[1 + ID:].decode("ascii").split(",")
         text = f"the call would wait for itself, through {len(way)} call(s): {' > '.join(call[:8] for call in way)}"
         return raised(Failure("cycle", "CycleFound", text, chain=("a call that is waiting",)))
-    body = memoryview(message)[1 + ID:]
+    body: bytes | memoryview = memoryview(message)[1 + ID:]
     if body[:1] != PLAIN:
         try:
             body = seal.open(b"E", message[1:1 + ID], body)

@@ -67,8 +67,8 @@ class Worker:
         self.draining = False
         self.listening = False
         self._woken: deque[tuple[Runner, Wait]] = deque()
-        self._pace: dict[str, float] = {}               # function token -> seconds that a call takes, smoothed
-        self._token = ""
+        self._pace: dict[bytes, float] = {}             # function token -> seconds that a call takes, smoothed
+        self._token = b""
         self._flush_at = 0.0
         self._deadlines = Deadlines()
         self._coroutines: Coroutines | None = None
@@ -95,7 +95,7 @@ class Worker:
     def leave(self) -> None:
         """Sends what is finished, gives back what is not, and goes."""
         if not self.steps.gone:
-            self.steps.exchange(want=0, token="", idle=False, capped=True)
+            self.steps.exchange(want=0, token=b"", idle=False, capped=True)
             reap(self.steps.connection, Script("reap"), self.node.keys, self.node.incarnation, dead=False, tries=9, why=b"")
 
     def drain(self) -> None:
@@ -229,15 +229,16 @@ class Worker:
         runner = current_runner()
         assert runner is not None
         while self.items:
-            self._execute(runner, self.items.popleft())
-            if perf_counter() > self._flush_at:
+            if self._execute(runner, self.items.popleft()) > self._flush_at:
                 return
 
-    def _execute(self, runner: Runner, data: bytes) -> None:
-        call, token = data[:ID].decode(), data[ID:ID + TOKEN].decode()
+    def _execute(self, runner: Runner, data: bytes) -> float:
+        """Runs a call, to its end or into a coroutine; when that was."""
+        wire, token = data[:ID], data[ID:ID + TOKEN]
+        call = wire.decode()
         runner.since, runner.spent = perf_counter(), 0.0
-        self.node.now[:] = data[:ID]
-        running = Running(call, f"call {call[:8]}", (), {}, depth_of(data))
+        self.node.now[:] = wire
+        running = Running(call, "", (), {}, depth_of(data))
         running.begun = self.tally[SINCE] = runner.since
         if call in self.waits:
             self.tally[LOCAL] += 1
@@ -245,19 +246,18 @@ class Worker:
             running.trace = Trace()
         try:
             _, _, _, reference, arguments = split(data, self.seal)
-            function = self.functions.load(reference)
-            running.name = self.functions.reference(function).name
+            function, running.name, coroutine = self.functions.loaded(reference)
             running.args, running.kwargs = self._arguments(running, arguments)
             runner.running = running
             if self._debug:
                 log.debug("start %s %s", call[:8], running.describe())
-            code = getattr(function, "__code__", None)
-            if code is not None and code.co_flags & 0x80:        # an async def
+            if coroutine:
                 self._start(function, running)
-                return
+                return perf_counter()
             value = function(*running.args, **running.kwargs)
             body = self.body(running, value)
         except BaseException as error:      # whatever user code raises, SystemExit too, is the call's outcome
+            running.name = running.name or f"call {call[:8]}"
             self.fail(running, error)
         else:
             self.finish(running, body)
@@ -268,6 +268,7 @@ class Worker:
             self._pace.clear()
         self._pace[token] = spent if known is None else 0.75 * known + 0.25 * spent
         self._token = token
+        return now
 
     def _arguments(self, running: Running, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         big = data[1:2] == MANIFEST
