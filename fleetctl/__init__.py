@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import commands
     from .bootstrap import Program
+    from .checks import Preflight
     from .commands import connect_grid
     from .cost import Cost
     from .errors import FleetError, LaunchFailed, NeverReported, NotConnected, RequestInvalid, ScriptFailed, StillBilling
@@ -21,23 +22,23 @@ if TYPE_CHECKING:
     from .machines import Machine, Machines
     from .receipt import Receipt
     from .session import Session, connect, current
-    from .spot import bring_up_one_spot, bring_up_spots, teardown, teardown_all
+    from .spot import bring_up_one_spot, bring_up_spots, preflight, teardown, teardown_all
 
 __all__ = [
     # verbs
-    "bring_up_one_spot", "bring_up_spots", "commands", "connect", "connect_grid", "current", "teardown", "teardown_all",
+    "bring_up_one_spot", "bring_up_spots", "commands", "connect", "connect_grid", "current", "preflight", "teardown", "teardown_all",
     # what they give and take
-    "Cost", "Launch", "Machine", "Machines", "Program", "Progress", "Receipt", "Session",
+    "Cost", "Launch", "Machine", "Machines", "Preflight", "Program", "Progress", "Receipt", "Session",
     # what they raise
     "FleetError", "LaunchFailed", "NeverReported", "NotConnected", "RequestInvalid", "ScriptFailed", "StillBilling",
     "TooFewMachines",
 ]  # fmt: skip
 
 _HOMES = {
-    "bring_up_one_spot": "spot", "bring_up_spots": "spot", "teardown": "spot", "teardown_all": "spot",
+    "bring_up_one_spot": "spot", "bring_up_spots": "spot", "preflight": "spot", "teardown": "spot", "teardown_all": "spot",
     "connect": "session", "current": "session", "Session": "session", "connect_grid": "commands",
     "Cost": "cost", "Launch": "handle", "Progress": "handle", "Machine": "machines", "Machines": "machines",
-    "Program": "bootstrap", "Receipt": "receipt",
+    "Preflight": "checks", "Program": "bootstrap", "Receipt": "receipt",
 }  # fmt: skip
 
 

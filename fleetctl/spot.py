@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
+from uuid import uuid4
 
 from . import bootstrap, shapes, topup
 from .bootstrap import Program
+from .checks import Preflight, judge
 from .errors import RequestInvalid
 from .futures import Pending
 from .handle import Launch
+from .inspection import inspect_launch
 from .interruption import Policy, checked
 from .launch import Conductor
 from .machines import Machine, Machines
+from .order import Order
+from .profiles import Profile
 from .receipt import Receipt
 from .replacing import Replacing
 from .session import Session, current
+from .topup import Pool
 
 T = TypeVar("T")
 Commands: TypeAlias = str | Sequence[str] | Program
@@ -75,6 +82,32 @@ def bring_up_one_spot(
     )
 
 
+def preflight(
+    request: dict[str, Any],
+    n: int = 1,
+    cmds: Commands = "true",
+    *,
+    fallback: str | None = None,
+    session: Session | None = None,
+    **aliases: Any,
+) -> Pending[Preflight]:
+    """Look whether a launch would succeed, without making anything: rights, quota, user data, image, addresses, way of reports, volumes.
+
+    Takes what `bring_up_spots` takes. Resolves to a `Preflight`, which is true where nothing speaks against the launch. What AWS does not
+    tell is "unknown". Raises RequestInvalid, ProfileError and NotConnected at once.
+    """
+    session = session or current()
+    _check_numbers(n, n, 10, "session")
+    pools = _pools(session.profile, request, n, fallback, aliases)
+    now = time.time()
+    order = Order(uuid4(), session.id, pools[0].request, bootstrap.program(cmds), n, now, now + 600, FUSE_MINUTES)
+
+    async def looking() -> Preflight:
+        return judge(await inspect_launch(session.aws.call, order, pools, region=session.profile.region))
+
+    return session.submit(looking(), "preflight")
+
+
 def teardown(launch: Launch[Any], *, session: Session | None = None) -> Pending[Receipt]:
     """End one launch, whatever its state, and prove it; by the session that began it.
 
@@ -110,7 +143,27 @@ def _bring_up(
     minimum = n if minimum is None else minimum
     _check_numbers(n, minimum, minutes, lifetime)
     program, policy = bootstrap.program(cmds), checked(on_interruption)
-    profile = session.profile
+    pools = _pools(session.profile, request, n, fallback, aliases)
+
+    def like_this(wanted: int, least: int) -> Conductor:
+        made = Conductor(
+            session, pools[0].request, program, wanted=wanted, minimum=least, seconds=60 * minutes, fuse_minutes=FUSE_MINUTES, pools=pools
+        )
+        made.lifetime, made.replacing = lifetime, Replacing(policy, instead)
+        return made
+
+    def instead(lost: int) -> Conductor:
+        made = like_this(lost, 1)
+        session.begin_again(made)
+        return made
+
+    conductor = like_this(n, minimum)
+    session.begin(conductor)
+    return Launch(conductor, session, choose)
+
+
+def _pools(profile: Profile, request: dict[str, Any], n: int, fallback: str | None, aliases: Mapping[str, Any]) -> list[Pool]:
+    """The capacity pools to ask: the request with the aliases, and with what the profile fills in. Raises RequestInvalid, ProfileError."""
     options = profile.aliases(aliases)
     asked = topup.pools(request, options, fallback)
     said = shapes.view(asked[0].request)
@@ -131,22 +184,7 @@ def _bring_up(
     pools = [pool._replace(request=copy.deepcopy(shapes.apply(pool.request, **missing))) for pool in asked]
     for pool in pools:
         shapes.validate(shapes.apply(pool.request, n=n))
-
-    def like_this(wanted: int, least: int) -> Conductor:
-        made = Conductor(
-            session, pools[0].request, program, wanted=wanted, minimum=least, seconds=60 * minutes, fuse_minutes=FUSE_MINUTES, pools=pools
-        )
-        made.lifetime, made.replacing = lifetime, Replacing(policy, instead)
-        return made
-
-    def instead(lost: int) -> Conductor:
-        made = like_this(lost, 1)
-        session.begin_again(made)
-        return made
-
-    conductor = like_this(n, minimum)
-    session.begin(conductor)
-    return Launch(conductor, session, choose)
+    return pools
 
 
 def _check_numbers(n: int, minimum: int, minutes: float, lifetime: str) -> None:

@@ -33,7 +33,7 @@ S3_OPERATIONS = {("GET", 0): "ListBuckets", ("PUT", 1): "CreateBucket", ("DELETE
 SERVICES = {"ec2": ("fleetctl.local.ec2_api", "LocalEC2API"), "sqs": ("moto.sqs.responses", "SQSResponse"),
             "sns": ("moto.sns.responses", "SNSResponse"), "iam": ("moto.iam.responses", "IamResponse"),
             "sts": ("moto.sts.responses", "TokenResponse"), "ssm": ("moto.ssm.responses", "SimpleSystemManagerResponse"),
-            "dynamodb": ("moto.dynamodb.responses", "DynamoHandler")}
+            "servicequotas": ("fleetctl.local.quotas", "LocalServiceQuotas"), "dynamodb": ("moto.dynamodb.responses", "DynamoHandler")}
 GLOBAL_SERVICES = ("iam", "sts", "s3")   # their calls may be signed for another region
 
 

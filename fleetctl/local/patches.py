@@ -8,7 +8,7 @@ Replaced classes (moto looks their names up in its modules when it makes one):
 For a quick start (1.1 s of imports become 0.3 s): at import moto loads the instance type offerings of all regions, and asks
 botocore's endpoint data for all regions of all partitions, several times. Here it begins without any; they come by `add_region`.
 
-Filters of DescribeInstances that moto has not: FILTERS.
+Filters of DescribeInstances that moto has not: FILTERS. Root devices of images that end with their machine: _devices.
 
 For quick calls:
     BaseResponse method names      inspected at each request: kept per class
@@ -103,7 +103,7 @@ def install(wire: Wire) -> None:
     """Put our classes in moto's places; after `prepare`."""
     from moto.ec2 import models as ec2
     from moto.ec2 import utils
-    from moto.ec2.models import instances
+    from moto.ec2.models import amis, instances
     from moto.sns import models as sns
     from moto.sqs import models as sqs
 
@@ -115,11 +115,18 @@ def install(wire: Wire) -> None:
     LocalSubscription.held_back = deque()
     LocalTopic.settled, LocalTopic.mute = staticmethod(wire.instances.machines.settled), wire.instances.mute
     instances.Instance = LocalInstance
+    amis.Ami.block_device_mappings = property(_devices)
     utils.filter_dict_attribute_mapping.update(FILTERS)
     ec2.ec2_backends.backend = LocalEC2
     sqs.Queue = LocalQueue
     sqs.sqs_backends.backend = LocalSQS
     sns.Subscription, sns.Topic = LocalSubscription, LocalTopic
+
+
+def _devices(image: Any) -> list[dict[str, Any]]:
+    """The root device of an image, which ends with its machine, as with all that AWS and the distributions publish (moto: it stays)."""
+    disk = {"SnapshotId": image.ebs_snapshot.id, "VolumeSize": 8, "DeleteOnTermination": True, "VolumeType": "gp3"}
+    return [{"DeviceName": image.root_device_name, "Ebs": disk}]
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""What is in a new local cloud: a VPC with a public and a private subnet and public ones in two more zones, a group, a key pair, an
-image and a role for machines.
+"""What is in a new local cloud: a VPC with a public and a private subnet and public ones in two more zones, their ways out, a group, a
+key pair, an image and a role for machines.
 
 All but the role and the key is each region's own.
 """
@@ -61,6 +61,7 @@ def furnish(client: Client, region: str, public_key: str) -> dict[str, Any]:
         subnets[name] = ec2.create_subnet(VpcId=vpc, CidrBlock=block, AvailabilityZone=zone)["Subnet"]["SubnetId"]
         if name != "private":
             ec2.modify_subnet_attribute(SubnetId=subnets[name], MapPublicIpOnLaunch={"Value": True})
+    _ways_out(ec2, region, vpc, subnets)
     group = ec2.create_security_group(GroupName="fleetctl", Description="SSH from outside, everything among members", VpcId=vpc)["GroupId"]
     ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[
         {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]},
@@ -70,6 +71,21 @@ def furnish(client: Client, region: str, public_key: str) -> dict[str, Any]:
         ec2.import_key_pair(KeyName=KEY, PublicKeyMaterial=public_key.encode())
     return {"subnets": subnets, "groups": {"default": group}, "image": image(region),
             "instance_profile": PROFILE}
+
+
+def _ways_out(ec2: Any, region: str, vpc: str, subnets: dict[str, str]) -> None:
+    """An internet gateway for the public subnets; for the private one endpoints of what machines report to and read from."""
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+    table = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+    for name, subnet in subnets.items():
+        if name != "private":
+            ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
+    for service in ("sns", "ssm"):
+        ec2.create_vpc_endpoint(VpcId=vpc, VpcEndpointType="Interface", SubnetIds=[subnets["private"]], PrivateDnsEnabled=True,
+                                ServiceName=f"com.amazonaws.{region}.{service}")
+    ec2.create_vpc_endpoint(VpcId=vpc, ServiceName=f"com.amazonaws.{region}.s3")
 
 
 def key(client: Client, region: str, key_file: Path) -> str:

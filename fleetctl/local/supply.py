@@ -59,15 +59,20 @@ class Supply:
         granted = self._faults.room(wanted, least, type=type, zone=zone, market=market)
         return granted if granted >= least else 0
 
+    def limit(self, market: str) -> int | None:
+        """The vCPUs that the account may have in a market; None: as many as it likes."""
+        fault = self._faults.strikes("quota", market=market)
+        return None if fault is None else int(fault.settings["vcpus"])
+
     def quota(self, type: str, market: str, count: int) -> None:
         """Raises Refused if so many more would be more than the account may have."""
-        fault = self._faults.strikes("quota", market=market)
-        if fault is None or self._used(market) + self._vcpus(type) * count <= fault.settings["vcpus"]:
+        limit = self.limit(market)
+        if limit is None or self._used(market) + self._vcpus(type) * count <= limit:
             return
         if market == "spot":
             raise Refused("MaxSpotInstanceCountExceeded", "Max spot instance count exceeded")
         raise Refused("VcpuLimitExceeded", "You have requested more vCPU capacity than your current vCPU limit of "
-                                           f"{fault.settings['vcpus']} allows for the instance bucket that the specified instance type "
+                                           f"{limit} allows for the instance bucket that the specified instance type "
                                            "belongs to.")
 
     def __repr__(self) -> str:
