@@ -71,10 +71,14 @@ def take_over(home: Path, session: str, kept: Collection[str] = ()) -> Receipt:
         record = next((one for one in sessions(home / LEDGERS) if one.id == session), None)
         if record is None or record.ended is not None:
             return Receipt()
-        if not record.living:
-            return asyncio.run(_end(record, home, kept))
+        try:
+            if not record.living:
+                return asyncio.run(_end(record, home, kept))
+            held = LedgerError(f"session {session} still has a process that holds its ledger", todo="`fleetctl down --force` ends it too")
+        except LedgerError as error:  # whoever lists the sessions holds each lock for a moment
+            held = error
         if time.monotonic() >= until:
-            raise LedgerError(f"session {session} still has a process that holds its ledger", todo="`fleetctl down --force` ends it too")
+            raise held
         time.sleep(0.05)
 
 

@@ -9,7 +9,7 @@ import boto3
 import pytest
 
 from fleetctl import abandoned, bring_up_one_spot, local
-from fleetctl.errors import ProfileError
+from fleetctl.errors import LedgerError, ProfileError
 from fleetctl.ledger import Ledger, sessions
 
 pytestmark = pytest.mark.cloud
@@ -136,3 +136,21 @@ def test_a_session_of_another_account_is_not_taken_for_gone(start, home, cloud, 
         db.commit()
     assert fleetctl("down").returncode == 0
     assert not ours(cloud, dead)
+
+
+def test_who_takes_over_waits_for_those_who_only_look(tmp_path, monkeypatch):
+    made = Ledger.create(tmp_path / "ledgers", "s", cloud="local", region="us-east-1", endpoint="http://127.0.0.1:9")
+    made.close()
+    refused = []
+    opened = Ledger.open
+
+    def busy(path):
+        if len(refused) < 3:
+            refused.append(path)
+            raise LedgerError("somebody looks at it")
+        return opened(path)
+
+    monkeypatch.setattr(Ledger, "open", busy)
+    assert abandoned.take_over(tmp_path, "s").lines == ()
+    assert len(refused) == 3
+    assert listed(tmp_path) == []
