@@ -24,6 +24,7 @@ from uuid import UUID
 
 from fleetctl.errors import RequestInvalid, UserDataTooLarge
 
+NEVER: Final = 99_999_999_999  # seconds since the epoch, where a machine has no hard end
 USER_DATA_BYTES: Final = 16_384  # "16 KB, in raw form, before it is base64-encoded": EC2 User Guide, instance user data
 
 # The commands run in one shell; before the last of them stands this line, which tells the bootstrap that it begins.
@@ -32,6 +33,7 @@ _MARK: Final = "echo last >&9; exec 9>&-"
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-[0-9]")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}")
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_OBJECT = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[A-Za-z0-9._-]+)+")
 _PARAMETER = re.compile(r"[A-Za-z0-9_./-]{1,1011}")
 
 
@@ -69,11 +71,13 @@ def program(cmds: str | Sequence[str] | Program) -> Program:
 
 
 def render(program: Program, *, launch: UUID, session: str, topic_arn: str, region: str, fuse_minutes: int = 120,
-           secret_parameter: str | None = None) -> str:
+           secret_parameter: str | None = None, ends: float | None = None, fuse_object: str = "", look: int = 300) -> str:
     """The user data for one launch: at most 16,384 bytes of UTF-8, not yet in base64.
 
     `fuse_minutes` is the time until the machine ends itself, counted from its first second; `secret_parameter` names the SSM
-    SecureString that a program with `secret` reads. Raises `UserDataTooLarge`, or `RequestInvalid` on a value that is not one.
+    SecureString that a program with `secret` reads. `ends` (seconds since the epoch) is the machine's hard end; `fuse_object`, a
+    bucket and a key, is what its session writes while it lives, and `look` how often it is read (seconds): see `fuse`.
+    Raises `UserDataTooLarge`, or `RequestInvalid` on a value that is not one.
     """
     for value, pattern, name in ((session, _SESSION, "session"), (topic_arn, _TOPIC, "topic_arn"), (region, _REGION, "region")):
         if not pattern.fullmatch(value):
@@ -83,8 +87,11 @@ def render(program: Program, *, launch: UUID, session: str, topic_arn: str, regi
     if program.secret and not _PARAMETER.fullmatch(secret_parameter or ""):
         raise RequestInvalid("the program reads the session's secret, and no parameter of that name can hold it", alias="secret_parameter",
                              found=secret_parameter)
+    if fuse_object and not _OBJECT.fullmatch(fuse_object):
+        raise RequestInvalid("the fuse's object is a bucket and a key", alias="fuse_object", found=fuse_object)
     secret = secret_parameter if program.secret and secret_parameter else ""
     values = {"launch": str(launch), "session": session, "topic": topic_arn, "region": region, "fuse": str(fuse_minutes),
+              "ends": f"{NEVER if ends is None else ends:.0f}", "object": fuse_object, "look": str(look),
               "secret": secret, "check": program.check or ""}
     head = "#!/bin/bash\n" + "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     commands = "\n".join((*program.lines[:-1], _MARK, program.lines[-1]))

@@ -1,5 +1,5 @@
 # What a machine does from its first second to its last. `render` puts the values above this text (launch session topic region fuse
-# secret check commands) and drops indentation and comments, so a comment stands on lines of its own, and no string here spans lines.
+# ends object look secret check commands) and drops indentation and comments, so a comment stands on lines of its own, and no string here spans lines.
 #
 # One process decides and reports. Its children only tell it what happened, a line each, on the pipe that is descriptor 9:
 #   start      the secret lies in its file: the commands may begin
@@ -15,6 +15,8 @@ login=${FLEETCTL_LOGIN_USER:-ec2-user} home=${HOME:-} state=/var/lib/fleetctl sw
 # Root hands over to the login user, except on a machine whose login user is root: the local cloud's, where nothing contains it.
 if ((EUID)); then login=${USER:-$(id -un)} state=$HOME/.fleetctl; elif [[ $login != root ]]; then switch=1; fi
 run=${FLEETCTL_STATE_DIR:-$state}/$launch
+fuses=$run-fuse units=${FLEETCTL_UNITS-}
+[[ ${FLEETCTL_UNITS+set} || ! $switch || ! -d /run/systemd/system ]] || units=/etc/systemd/system
 log=$run/log resend=(${FLEETCTL_RESEND:-5 15 45 300})
 phase=booted code=null seq=0 step=0 tries=0 due=0
 never=999999999999 ready_at=$never tail= checker= instance= token= role= expires= ssh_key=
@@ -24,7 +26,9 @@ watch=${FLEETCTL_WATCH:-500} grace=${FLEETCTL_GRACE:-10000} watch_at=$never kill
 # A second run on the same machine would move the fuse and do everything twice.
 [[ ! -e $run ]] || exit 0
 # The fuse comes before all that can fail; in the background, for some shutdown programs stay until the time has come.
-(shutdown -P "+$fuse" || echo 'fleetctl: no fuse') </dev/null &
+left=$(((ends - EPOCHSECONDS + 59) / 60))
+((left < fuse)) || left=$fuse
+(shutdown -P "+$((left > 0 ? left : 1))" || echo 'fleetctl: no fuse') </dev/null &
 
 mkdir -p "$run"
 umask 077
@@ -89,16 +93,18 @@ credentials() {
         field "$json" Token ticket && field "$json" Expiration expires
 }
 
-# signed SERVICE LINE…: one signed POST of these lines of curl's configuration; `reply` is what comes back, body and status.
+# signed SERVICE LINE…: one signed POST of these lines of curl's configuration; `reply` is what comes back, body and status. Without lines
+# of data it is a GET, and s3/BUCKET/KEY, with slashes, is the service and the path.
 # Returns 2 where curl can't sign. The body is never logged: a refused signature is answered with the request's canonical form, session
 # token included.
 signed() {
-    local status=0 url=amazonaws.com
+    local status=0 url=amazonaws.com service=${1%%/*}
     credentials || { say 'no credentials yet' && return 1; }
     [[ $region != cn-* ]] || url+=.cn
-    url=${AWS_ENDPOINT_URL:-https://$1.$region.$url}
+    url=${AWS_ENDPOINT_URL:-https://$service.$region.$url}
     printf -v reply '%s\n' "user = \"$access:$private\"" "header = \"x-amz-security-token: $ticket\"" "${@:2}"
-    reply=$(printf %s "$reply" | curl -qs --max-time 10 --aws-sigv4 "aws:amz:$region:$1" -w '\n%{http_code}' -K - "${url%/}/") || status=$?
+    reply=$(printf %s "$reply" | curl -qs --max-time 10 --aws-sigv4 "aws:amz:$region:$service" -w '\n%{http_code}' -K - \
+        "${url%/}/${1:${#service}+1}") || status=$?
     # 2: an option this curl doesn't know; 4: one it was built without; then SignatureDoesNotMatch, IncompleteSignature and their like
     case $status:$reply in
         0:*$'\n'200) return 0 ;;
@@ -111,6 +117,38 @@ signed() {
 }
 
 aws_cli() { timeout 60 aws --region "$region" "$@"; }
+
+# burn: when this machine ends. `ends` is the hard end, `out` when the fuse has burnt down, in seconds since the epoch. A number in the
+# session's object that has grown is its sign of life, and lights the fuse anew; what cannot be read is none, and it burns on. Lines of
+# the object: `renewed NUMBER`, and LAUNCH with its hard end. What was learnt is in a file, for the next look may come after a reboot.
+burn() {
+    local seen=0 out=$((began + 60 * fuse)) armed= word value new= at= end left boot
+    [[ ! -r $fuses/state ]] || read -r seen out ends armed <"$fuses/state" || :
+    if signed "s3/$object" || { (($? == 2)) && reply=$(aws_cli s3 cp "s3://$object" -); }; then
+        while read -r word value; do
+            [[ $value =~ ^[1-9][0-9]{0,11}$ ]] || continue
+            case $word in
+                renewed) new=$value ;;
+                "$launch") at=$value ;;
+            esac
+        done <<<"$reply"
+        if [[ $new ]] && ((new > seen)); then
+            seen=$new out=$((EPOCHSECONDS + 60 * fuse)) ends=${at:-$ends}
+        fi
+    fi
+    end=$((out < ends ? out : ends))
+    left=$(((end - EPOCHSECONDS + 59) / 60))
+    read -r boot </proc/sys/kernel/random/boot_id
+    if ((end <= EPOCHSECONDS)); then
+        say "this machine's time is over"
+        shutdown -P now </dev/null &
+    elif [[ $armed != "$end/$boot" ]]; then
+        say "ends in $left min"
+        shutdown -P "+$left" </dev/null &
+    fi
+    printf '%s %s %s %s\n' "$seen" "$out" "$ends" "$end/$boot" >"$fuses/state.new"
+    mv "$fuses/state.new" "$fuses/state"
+}
 
 # publish PHASE: one try to send the present state. (In a trap, a return without a status is that of what came before the trap.)
 publish() {
@@ -225,6 +263,31 @@ look() {
         step=0 due=0
     fi
 }
+
+# The fuse is looked after by a timer of systemd, which outlives this process and a reboot; without systemd by a loop. It runs as root, so
+# its files are nobody else's.
+if [[ $object ]]; then
+    mkdir -m 700 "$fuses"
+    began=$EPOCHSECONDS
+    {
+        echo 'set -uo pipefail'
+        declare -p imds region launch object fuse ends began fuses
+        echo 'token= role= expires='
+        declare -f say field imds credentials signed aws_cli burn
+        echo burn
+        [[ ! $units ]] || echo wait
+    } >"$fuses/run"
+    if [[ $units ]]; then
+        printf '%s\n' '[Service]' Type=oneshot "ExecStart=/bin/bash $fuses/run" >"$units/fleetctl-fuse.service"
+        printf '%s\n' '[Timer]' OnBootSec=0 "OnUnitActiveSec=$look" AccuracySec=10 '[Install]' WantedBy=timers.target \
+            >"$units/fleetctl-fuse.timer"
+        systemctl enable --now fleetctl-fuse.timer || units=
+    fi
+    [[ $units ]] || while :; do
+        bash "$fuses/run" >>"$fuses/log" 2>&1 || :
+        pause $((look * 100))
+    done 3>&- 9>&- &
+fi
 
 until imds instance-id local-ipv4 public-ipv4 public-hostname instance-type placement/availability-zone iam/security-credentials/; do
     say 'no metadata yet'

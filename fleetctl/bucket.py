@@ -23,15 +23,36 @@ CLOSED = {"BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy"
 
 
 class Bucket:
-    """Where a session's objects lie: every key begins with `prefix`. Made by `open_bucket`; `again` calls AWS past the ledger."""
+    """Where a session's objects lie: every key begins with `prefix`. Made by `reserve`; `again` calls AWS past the ledger."""
 
-    def __init__(self, call: ec2.Call, again: ec2.Call, name: str, region: str, *, prefix: str = "", own: bool = True) -> None:
+    def __init__(
+        self, call: ec2.Call, again: ec2.Call, session: str, region: str, *, name: str, prefix: str = "", own: bool = True
+    ) -> None:
         self.name, self.region, self.prefix, self.own = name, region, prefix, own
-        self._call, self._again = call, again
+        self._call, self._again, self._session = call, again, session
         self._known: set[str] = set()  # keys whose intent is in the ledger
 
     def __repr__(self) -> str:
         return f"<bucket {self.name}/{self.prefix} in {self.region}, {'its own' if self.own else 'the profile names it'}>"
+
+    def whole(self, key: str) -> str:
+        """Bucket and key, as machines are told it."""
+        return f"{self.name}/{self.prefix}{key}"
+
+    async def make(self) -> None:
+        """Make the bucket, if it is the session's own. May be repeated. Raises kinds of AwsError; what was made is in the ledger."""
+        if not self.own:
+            return
+        where = {} if self.region == HOME_REGION else {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
+        try:
+            await ec2.persist(self._call, "s3", "create_bucket", Bucket=self.name, **where)
+        except AwsError as error:
+            if error.code != OURS_ALREADY:
+                raise
+            log.info("bucket %s was made by a try whose answer was lost", self.name)
+        tags = {"TagSet": [{"Key": ec2.SESSION_TAG, "Value": self._session}]}
+        await ec2.persist(self._call, "s3", "put_bucket_tagging", Bucket=self.name, Tagging=tags)
+        await ec2.persist(self._call, "s3", "put_public_access_block", Bucket=self.name, PublicAccessBlockConfiguration=CLOSED)
 
     async def put(self, key: str, body: bytes, *, launch: str | None = None) -> str:
         """Write an object; returns its whole key. Raises kinds of AwsError, and LedgerError before anything is made.
@@ -46,24 +67,12 @@ class Bucket:
         return whole
 
 
-async def open_bucket(call: ec2.Call, again: ec2.Call, session: str, region: str, *, named: str | None = None) -> Bucket:
-    """The session's place in the bucket `named`, or a new bucket. Each place has a name that was never used before.
+def reserve(call: ec2.Call, again: ec2.Call, session: str, region: str, *, named: str | None = None) -> Bucket:
+    """The session's place in the bucket `named`, or in a bucket to be made. Asks nothing of AWS; `make` does.
 
-    What a teardown has proved gone must not be taken for what came after it. Raises kinds of AwsError; what was made until then is in
-    the ledger.
+    Each place has a name that was never used before: what a teardown has proved gone must not be taken for what came after it.
     """
     once = f"{session}-{secrets.token_hex(4)}"
     if named is not None:
-        return Bucket(call, again, named, region, prefix=f"fleetctl/{once}/", own=False)
-    name = f"fleetctl-{once}"
-    where = {} if region == HOME_REGION else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-    try:
-        await ec2.persist(call, "s3", "create_bucket", Bucket=name, **where)
-    except AwsError as error:
-        if error.code != OURS_ALREADY:
-            raise
-        log.info("bucket %s was made by a try whose answer was lost", name)
-    tags = {"TagSet": [{"Key": ec2.SESSION_TAG, "Value": session}]}
-    await ec2.persist(call, "s3", "put_bucket_tagging", Bucket=name, Tagging=tags)
-    await ec2.persist(call, "s3", "put_public_access_block", Bucket=name, PublicAccessBlockConfiguration=CLOSED)
-    return Bucket(call, again, name, region)
+        return Bucket(call, again, session, region, name=named, prefix=f"fleetctl/{once}/", own=False)
+    return Bucket(call, again, session, region, name=f"fleetctl-{once}")

@@ -9,10 +9,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 from uuid import UUID
 
-from . import display
+from . import display, fuse
 from .cost import Cost, total
 from .futures import Pending
 from .launch import Conductor
@@ -47,6 +48,7 @@ class Progress:
     type: str = ""
     waiting: tuple[tuple[str, int], ...] = ()
     interrupted: int = 0
+    soon: str = ""  # what is to be said of their end, if it is near
 
     def __str__(self) -> str:
         kind = f" × {self.type}" if self.type else ""
@@ -54,7 +56,7 @@ class Progress:
         taken = f"{self.interrupted} interrupted · " if self.interrupted else ""
         return (
             f"{self.up}/{self.wanted}{kind} up · {self.pending} pending{why} · {self.failed} failed · {taken}"
-            f"{self.elapsed:.1f} s of {self.allowed:.0f} s · ${self.per_hour:.4f}/h"
+            f"{self.elapsed:.1f} s of {self.allowed:.0f} s · ${self.per_hour:.4f}/h{self.soon and ' · '}{self.soon}"
         )
 
 
@@ -114,12 +116,17 @@ class Launch(Pending[T], Generic[T]):
             conductor.order.type,
             tuple(Counter(slot.status for _, slot in slots if slot.state is MachineState.PENDING and slot.status).items()),
             sum(one.interruptions for one in cores),
+            fuse.warning(conductor.expires, time.time()) if any(slot.alive for _, slot in slots) else "",
         )
 
     def cost(self) -> Cost:
         """What it costs an hour and has cost so far, by what is known here."""
         slots = [(one, slot) for one in self._conductor.family() for slot in one.core.all() if slot.launched is not None]
         return total(((slot.launched or 0.0, slot.gone, one.rate(slot) or 0.0) for one, slot in slots), time.time())
+
+    def extend(self, hours: float) -> Pending[datetime]:
+        """Let its machines run `hours` longer than they would; resolves to the new end. Raises as the verb `extend`."""
+        return self.session.submit(self.session.extend(hours, self._conductor), f"extension of launch {self.uuid}")
 
     def enough(self) -> Pending[Machines]:
         """Resolves as soon as the minimum is up."""

@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
-from . import denied, ec2, shapes
+from . import denied, ec2, fuse, shapes
 from .asking import Asking
 from .bootstrap import Program
 from .bucket import Bucket
@@ -70,6 +70,7 @@ class Desk(Home, Protocol):
 
     id: str
     profile: Profile
+    place: Bucket
 
     @property
     def call(self) -> ec2.Call:
@@ -94,12 +95,13 @@ class Conductor:
     lifetime = "session"  # or "fuse": left to its machines' fuses when the session's process ends
 
     def __init__(
-        self, desk: Desk, request: dict[str, Any], program: Program, *, wanted: int, minimum: int, seconds: float, fuse_minutes: int,
-        pools: Sequence[Pool] = (),
+        self, desk: Desk, request: dict[str, Any], program: Program, *, wanted: int, minimum: int, seconds: float,
+        fuse_minutes: int = fuse.FUSE_MINUTES, hours: float = fuse.HOURS, pools: Sequence[Pool] = (),
     ) -> None:  # fmt: skip
         now = time.time()
         self.desk = desk
-        self.order = Order(uuid4(), desk.id, request, program, wanted, now, now + seconds, fuse_minutes)
+        self.order = Order(uuid4(), desk.id, request, program, wanted, now, now + seconds, fuse_minutes, hours, desk.place.whole(fuse.KEY))
+        self.expires = self.order.expires  # the hard end of its machines, which `extend` moves
         self.uuid: UUID = self.order.uuid
         self.type, self.cap = self.order.type, self.order.cap
         self._shape = self.order.shape
@@ -175,6 +177,11 @@ class Conductor:
     def listed(self, rows: Sequence[dict[str, Any]]) -> None:
         """A listing of spot requests or of instances, as AWS gives it. It may be wider than the launch."""
         self.feed(Listed(ec2.seen(rows)))
+
+    def tagged(self) -> list[str]:
+        """What bears this launch's tags and may live: its requests and instances."""
+        alive = [slot for slot in self.core.all() if slot.alive]
+        return list(dict.fromkeys(id for slot in alive for id in (slot.key, slot.instance) if id))
 
     def machine(self, slot: Slot) -> Machine:
         """The user's view of a slot."""
@@ -374,7 +381,7 @@ class Conductor:
                 self.core.by_instance[one["InstanceId"]].launched = one["LaunchTime"].timestamp()
             if "instance" not in self._shape.tagged:
                 volumes = [v["Ebs"]["VolumeId"] for one in found for v in one.get("BlockDeviceMappings", []) if "Ebs" in v]
-                await ec2.tag(self._call, [*alive, *volumes], self.order.tags)
+                await ec2.tag(self._call, [*alive, *volumes], {**self.order.tags, ec2.EXPIRES_TAG: self.order.stamp(self.expires)})
         except FleetError as error:  # AWS, or the disk that holds the ledger: the machines are up all the same
             log.warning("launch %s: its instances could not be looked up and tagged: %s", self.uuid, error.what)
 

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
 
-from . import bootstrap, ec2, shapes
+from . import bootstrap, ec2, fuse, shapes
 from .bootstrap import Program
 
 
 @dataclass(frozen=True)
 class Order:
-    """`wanted` machines of `request` that run `program`, until `deadline`; each ends itself `fuse_minutes` after its start.
+    """`wanted` machines of `request` that run `program`, until `deadline`; each ends itself `hours` from `began`, and
+    `fuse_minutes` after the last sign of life of its session, which is written to `fuse_object`.
 
     `began` and `deadline` are seconds since the epoch. The uuid is what the machines report with, and the first call's client token.
     """
@@ -27,6 +28,8 @@ class Order:
     began: float
     deadline: float
     fuse_minutes: int
+    hours: float = 2.0
+    fuse_object: str = ""
     part: int = 0  # which of the launch's calls it is for: each has a token of its own
     on_demand: bool = False
 
@@ -65,13 +68,22 @@ class Order:
     def tags(self) -> dict[str, str]:
         """What marks a thing as this launch's, with the tags that the user gave."""
         given: dict[str, str] = shapes.view(self.request).get("tags", {})
-        expires = datetime.fromtimestamp(self.began + 60 * self.fuse_minutes, UTC)
         return {
             **given,
             ec2.SESSION_TAG: self.session,
             ec2.LAUNCH_TAG: str(self.uuid),
-            ec2.EXPIRES_TAG: expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            ec2.EXPIRES_TAG: self.stamp(self.expires),
         }
+
+    @property
+    def expires(self) -> float:
+        """The hard end as it was when the launch began."""
+        return self.began + 3600 * self.hours
+
+    @staticmethod
+    def stamp(end: float) -> str:
+        """A time as tags carry it."""
+        return datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     @property
     def valid_until(self) -> datetime:
@@ -91,6 +103,9 @@ class Order:
             region=region,
             fuse_minutes=self.fuse_minutes,
             secret_parameter=secret,
+            ends=self.expires,
+            fuse_object=self.fuse_object,
+            look=fuse.look_seconds(self.hours),
         )
         request = shapes.apply(self.request, udata=script)
         return shapes.finish(request, n=self.wanted, token=str(self.token), valid_until=self.valid_until, tags=self.tags,

@@ -24,7 +24,7 @@ from uuid import uuid4
 import boto3
 
 from . import display, ec2, profiles
-from .bucket import Bucket, open_bucket
+from .bucket import Bucket, reserve
 from .cost import Cost, total
 from .ending import end
 from .errors import AwsError, FleetError, LaunchFailed, NotConnected, StillBilling
@@ -32,6 +32,7 @@ from .estate import Estate
 from .futures import Pending, Shared, submit
 from .guard import Guard
 from .journal import Journal, attempt
+from .keeper import Keeper
 from .launch import Conductor
 from .ledger import Ledger
 from .lifecycle import SETTLED, Ended, LaunchState
@@ -77,6 +78,8 @@ class Session:
         self._probe_seconds = probe_seconds
         self._channel: Shared[Channel] = Shared(self._open_channel)
         self._parameter: Shared[str] = Shared(self._put_parameter)
+        self.place = self._reserve()  # machines are told where to look before there is anything
+        self._keeper = Keeper(self)
         self._bucket: Shared[Bucket] = Shared(self._open_bucket)
         self._ending = asyncio.Lock()  # held by a teardown of everything
         self._prices: Mapping[tuple[str, str], float] = {}  # replaced, never changed: other threads read it
@@ -144,7 +147,12 @@ class Session:
         return await self._bucket.get()
 
     async def _open_bucket(self) -> Bucket:
-        return await open_bucket(self.call, self.aws.call, self.id, self.profile.region, named=self.profile.bucket)
+        place = self.place
+        await place.make()
+        return place
+
+    def _reserve(self) -> Bucket:
+        return reserve(self.call, self.aws.call, self.id, self.profile.region, named=self.profile.bucket)
 
     async def prices(self, types: Sequence[str]) -> Mapping[tuple[str, str], float]:
         """Present spot prices by (type, zone), asked for once an hour and type. Empty when AWS does not tell: the cap is shown then."""
@@ -163,6 +171,11 @@ class Session:
     def boto3(self) -> boto3.Session:
         """A boto3 session on the same cloud, for whatever this package does not do."""
         return self.aws.boto3()
+
+    async def extend(self, hours: float, only: Conductor | None = None) -> datetime:
+        """Move the hard end of all launches, or of one, `hours` later; returns the earliest new end. Raises as the verb `extend`."""
+        chosen = [one for one in self._keeper.living() if only is None or one in only.family()]
+        return datetime.fromtimestamp(await self._keeper.extend(hours, chosen)).astimezone()
 
     def cost(self) -> Cost:
         """USD an hour and so far, of all launches."""
@@ -184,6 +197,7 @@ class Session:
         self.launches.append(conductor)
         try:
             self._loop.call_soon_threadsafe(conductor.start)
+            self._loop.call_soon_threadsafe(self._keeper.wake)
         except RuntimeError:
             self.launches.remove(conductor)
             raise FleetError(f"{self!r} has ended", todo="connect again") from None
@@ -199,6 +213,7 @@ class Session:
             self._guard.keep(str(conductor.uuid))
         self.launches.append(conductor)
         conductor.start()
+        self._keeper.wake()
 
     async def teardown(self, launches: Sequence[Conductor]) -> Receipt:
         """End some launches, and those that replace what they have lost; the channel stays for the others."""
@@ -221,7 +236,9 @@ class Session:
             if channel is not None:
                 await channel.close()
             await self._parameter.drop()
+            await self._keeper.rest()
             await self._bucket.drop()
+            self.place = self._reserve()
             receipt = await self._end(Estate.read(self.id, self.profile.region, self.ledger.entries()), launches, None)
             if not receipt.remaining:
                 attempt(self.ledger.mark_ended)

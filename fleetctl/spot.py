@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
 from uuid import uuid4
 
-from . import bootstrap, shapes, topup
+from . import bootstrap, fuse, shapes, topup
 from .bootstrap import Program
 from .checks import Preflight, judge
 from .errors import RequestInvalid
@@ -28,7 +29,6 @@ from .topup import Pool
 T = TypeVar("T")
 Commands: TypeAlias = str | Sequence[str] | Program
 
-FUSE_MINUTES = 120
 
 
 def bring_up_spots(
@@ -39,6 +39,7 @@ def bring_up_spots(
     minimum: int | None = None,
     minutes: float = 10,
     lifetime: str = "session",
+    hours: float = fuse.HOURS,
     on_interruption: Policy = "shrink",
     fallback: str | None = None,
     session: Session | None = None,
@@ -55,14 +56,16 @@ def bring_up_spots(
     in a fleet `fallback="on-demand"` asks for what is missing then at the on-demand price.
 
     `lifetime="session"`: the machines end with this process at the latest, even if it is killed; with "fuse" they outlive it, and their
-    fuses end them. Whatever happens, each machine's fuse ends it two hours after it has booted, a living session's machines too.
-    `on_interruption` says what follows when EC2 takes back a machine that was ready: "shrink" goes on with fewer, "replace" asks for
-    another by a launch of its own (`launch.replacements`), a function is called with the machine, in a thread.
+    fuses end them. Machines end themselves `hours` from now, unless `extend` moves that, and in any case two hours after the last sign of
+    life of this session. `on_interruption` says what follows when EC2 takes back a machine that was ready: "shrink" goes on with fewer,
+    "replace" asks for another by a launch of its own (`launch.replacements`), a function is called with the machine, in a thread.
 
     Raises RequestInvalid, ProfileError and NotConnected at once. The future raises ScriptFailed, NeverReported, LaunchFailed, AwsError or
     ChannelSilent; everything of a failed launch has then been cancelled and terminated.
     """
-    return _bring_up(request, n, cmds, minimum, minutes, lifetime, on_interruption, fallback, session, aliases, lambda machines: machines)
+    return _bring_up(
+        request, n, cmds, minimum, minutes, lifetime, hours, on_interruption, fallback, session, aliases, lambda machines: machines
+    )
 
 
 def bring_up_one_spot(
@@ -71,6 +74,7 @@ def bring_up_one_spot(
     *,
     minutes: float = 10,
     lifetime: str = "session",
+    hours: float = fuse.HOURS,
     on_interruption: Policy = "shrink",
     fallback: str | None = None,
     session: Session | None = None,
@@ -78,7 +82,7 @@ def bring_up_one_spot(
 ) -> Launch[Machine]:
     """Bring up one machine; as `bring_up_spots`, but resolves to the machine itself."""
     return _bring_up(
-        request, 1, cmds, 1, minutes, lifetime, on_interruption, fallback, session, aliases, lambda machines: machines.succeeded[0]
+        request, 1, cmds, 1, minutes, lifetime, hours, on_interruption, fallback, session, aliases, lambda found: found.succeeded[0]
     )
 
 
@@ -126,6 +130,16 @@ def teardown_all(*, session: Session | None = None) -> Pending[Receipt]:
     return session.submit(session.teardown_all(), "teardown of everything")
 
 
+def extend(hours: float, *, session: Session | None = None) -> Pending[datetime]:
+    """Let all machines of the session run `hours` longer than they would. `launch.extend(hours)` does it for one launch.
+
+    Resolves to the new end, the earliest if there are several. Raises RequestInvalid where nothing runs, BudgetExceeded, and AwsError where
+    it could not be written down for the machines: their end is as before then.
+    """
+    session = session or current()
+    return session.submit(session.extend(hours), "extension")
+
+
 def _bring_up(
     request: dict[str, Any],
     n: int,
@@ -133,6 +147,7 @@ def _bring_up(
     minimum: int | None,
     minutes: float,
     lifetime: str,
+    hours: float,
     on_interruption: Policy,
     fallback: str | None,
     session: Session | None,
@@ -141,23 +156,23 @@ def _bring_up(
 ) -> Launch[T]:
     session = session or current()
     minimum = n if minimum is None else minimum
-    _check_numbers(n, minimum, minutes, lifetime)
+    _check_numbers(n, minimum, minutes, lifetime, hours)
     program, policy = bootstrap.program(cmds), checked(on_interruption)
     pools = _pools(session.profile, request, n, fallback, aliases)
 
-    def like_this(wanted: int, least: int) -> Conductor:
+    def like_this(wanted: int, least: int, hours: float) -> Conductor:
         made = Conductor(
-            session, pools[0].request, program, wanted=wanted, minimum=least, seconds=60 * minutes, fuse_minutes=FUSE_MINUTES, pools=pools
+            session, pools[0].request, program, wanted=wanted, minimum=least, seconds=60 * minutes, hours=hours, pools=pools
         )
         made.lifetime, made.replacing = lifetime, Replacing(policy, instead)
         return made
 
     def instead(lost: int) -> Conductor:
-        made = like_this(lost, 1)
+        made = like_this(lost, 1, max(0.0, conductor.expires - time.time()) / 3600)  # it ends when those would have that it replaces
         session.begin_again(made)
         return made
 
-    conductor = like_this(n, minimum)
+    conductor = like_this(n, minimum, hours)
     session.begin(conductor)
     return Launch(conductor, session, choose)
 
@@ -187,12 +202,14 @@ def _pools(profile: Profile, request: dict[str, Any], n: int, fallback: str | No
     return pools
 
 
-def _check_numbers(n: int, minimum: int, minutes: float, lifetime: str) -> None:
+def _check_numbers(n: int, minimum: int, minutes: float, lifetime: str, hours: float) -> None:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise RequestInvalid(f"n is the number of machines, a whole number from 1 on, not {n!r}", alias="n", found=n)
     if isinstance(minimum, bool) or not isinstance(minimum, int) or not 1 <= minimum <= n:
         raise RequestInvalid(f"minimum is between 1 and n = {n}, not {minimum!r}", alias="minimum", found=minimum)
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes <= 7 * 24 * 60:
         raise RequestInvalid(f"minutes is the time allowed, above 0 and at most a week, not {minutes!r}", alias="minutes", found=minutes)
+    if isinstance(hours, bool) or not isinstance(hours, (int, float)) or not 0 < hours <= fuse.MOST_HOURS:
+        raise RequestInvalid(f"hours is how long machines may run, above 0 and at most a year, not {hours!r}", alias="hours", found=hours)
     if lifetime not in ("session", "fuse"):
         raise RequestInvalid(f'lifetime is "session" or "fuse", not {lifetime!r}', alias="lifetime", found=lifetime)

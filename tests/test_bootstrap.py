@@ -73,14 +73,14 @@ def test_comments_stay_behind_and_the_code_does_not() -> None:
     assert "--aws-sigv4" in script
 
 
-def test_six_kilobytes_of_commands_can_be_read_in_the_user_data() -> None:
-    script = rendered(noise(6144), session="s" * 36)
-    assert noise(6144) in script
+def test_four_kilobytes_of_commands_can_be_read_in_the_user_data() -> None:
+    script = rendered(noise(4096), session="s" * 36)
+    assert noise(4096) in script
     assert len(script.encode()) <= USER_DATA_BYTES
 
 
-def test_twelve_kilobytes_of_any_text_fit_packed() -> None:
-    assert noise(12_288) in unpacked(rendered(noise(12_288), session="s" * 36))
+def test_eleven_kilobytes_of_any_text_fit_packed() -> None:
+    assert noise(11_264) in unpacked(rendered(noise(11_264), session="s" * 36))
 
 
 def test_long_commands_are_packed_and_come_out_whole() -> None:
@@ -100,8 +100,8 @@ def test_what_does_not_fit_is_refused_with_its_sizes() -> None:
     with pytest.raises(UserDataTooLarge) as caught:
         rendered(noise(30_000))
     message = str(caught.value)
-    assert re.search(r"would be 2\d,\d{3} bytes, and EC2 takes 16,384", message)
-    assert re.search(r"[4-6],\d{3} are the boot script's", message)
+    assert re.search(r"would be 3\d,\d{3} bytes, and EC2 takes 16,384", message)
+    assert re.search(r"[4-7],\d{3} are the boot script's", message)
     assert "30,025 before" in message
     assert caught.value.alias == "cmds"
     assert caught.value.found > USER_DATA_BYTES

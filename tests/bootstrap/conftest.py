@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from botocore.auth import SigV4Auth
+from botocore.auth import S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
@@ -53,9 +53,10 @@ class Cloud:
     """What the machine talks to. `faults[service]` are answers (status, body) that are given first, one a request."""
 
     metadata: dict[str, str] = field(default_factory=lambda: dict(METADATA))
-    faults: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: {"imds": [], "sns": [], "ssm": []})
+    faults: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: {"imds": [], "sns": [], "ssm": [], "s3": []})
     reports: list[Report] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    objects: dict[str, str] = field(default_factory=dict)  # S3's, by their paths
     complaints: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     lifetime: float = 6 * 3600
@@ -77,15 +78,16 @@ class Cloud:
 
     def answer(self, method: str, path: str, headers: Message, body: bytes) -> tuple[int, str]:
         with self.changed:
-            service = "imds" if path.startswith("/latest/") else "ssm" if "X-Amz-Target" in headers else "sns"
+            aws = "s3" if method == "GET" else "ssm" if "X-Amz-Target" in headers else "sns"
+            service = "imds" if path.startswith("/latest/") else aws
             self.calls.append(f"{service} {method} {path}")
             self.changed.notify_all()
             if service != "imds":
-                self._check(service, method, headers, body)
+                self._check(service, method, path, headers, body)
             self._look_for_secrets()
             if self.faults[service]:
                 return self.faults[service].pop(0)
-            return {"imds": self._imds, "sns": self._sns, "ssm": self._ssm}[service](method, path, headers, body)
+            return {"imds": self._imds, "sns": self._sns, "ssm": self._ssm, "s3": self._s3}[service](method, path, headers, body)
 
     def _imds(self, method: str, path: str, headers: Message, _: bytes) -> tuple[int, str]:
         if (method, path) == ("PUT", "/latest/api/token"):
@@ -117,16 +119,20 @@ class Cloud:
         assert asked == {"Name": "/fleetctl/s1/secret", "WithDecryption": True}
         return 200, json.dumps({"Parameter": {"Name": asked["Name"], "Type": "SecureString", "Value": SECRET, "Version": 1}})
 
-    def _check(self, service: str, method: str, headers: Message, body: bytes) -> None:
+    def _s3(self, _method: str, path: str, headers: Message, body: bytes) -> tuple[int, str]:
+        return (200, self.objects[path]) if path in self.objects else (404, "<Error><Code>NoSuchBucket</Code></Error>")
+
+    def _check(self, service: str, method: str, path: str, headers: Message, body: bytes) -> None:
         """The signature once more, by botocore, over the headers that the request says it signed."""
         words = dict(word.split("=", 1) for word in headers["Authorization"].removeprefix("AWS4-HMAC-SHA256").replace(" ", "").split(","))
         signed = words["SignedHeaders"].split(";")
-        must = {"host", "content-type", "x-amz-date", "x-amz-security-token"} | ({"x-amz-target"} if service == "ssm" else set())
+        must = {"host", "x-amz-date", "x-amz-security-token"}
+        must |= {"s3": set(), "sns": {"content-type"}, "ssm": {"content-type", "x-amz-target"}}[service]
         if not must <= set(signed):
             self.complaints.append(f"signed are only {signed}")
-        request = AWSRequest(method=method, url=self.url + "/", data=body, headers={name: headers[name] for name in signed})
+        request = AWSRequest(method=method, url=self.url + path, data=body, headers={name: headers[name] for name in signed})
         request.context["timestamp"] = headers["X-Amz-Date"]
-        auth = SigV4Auth(Credentials(ACCESS, PRIVATE, TICKET), service, REGION)
+        auth = (S3SigV4Auth if service == "s3" else SigV4Auth)(Credentials(ACCESS, PRIVATE, TICKET), service, REGION)
         expected = auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request)
         scope = f"{ACCESS}/{headers['X-Amz-Date'][:8]}/{REGION}/{service}/aws4_request"
         if (words["Credential"], words["Signature"]) != (scope, expected) or headers["X-Amz-Security-Token"] != TICKET:
@@ -215,15 +221,18 @@ class Machine:
         path.write_text("#!/bin/bash\n" + text)
         path.chmod(0o755)
 
-    def boot(self, cmds: str | Sequence[str] | Program, **env: str) -> subprocess.Popen[bytes]:
+    def boot(
+        self, cmds: str | Sequence[str] | Program, *, ends: float | None = None, fuse_object: str = "", **env: str
+    ) -> subprocess.Popen[bytes]:
         what = program(cmds)
         script = render(what, launch=self.launch, session="s1", topic_arn=TOPIC, region=REGION, fuse_minutes=90,
-                        secret_parameter="/fleetctl/s1/secret")
+                        secret_parameter="/fleetctl/s1/secret", ends=ends, fuse_object=fuse_object, look=1)
         (self.root / "user-data").write_text(script)
         (self.root / "user-data").chmod(0o755)
         settings = {
             "PATH": f"{self.root}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "AWS_ENDPOINT_URL": self.cloud.url,
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.cloud.url, "FLEETCTL_STATE_DIR": f"{self.root}/state", "FLEETCTL_SSH_PORT": "2222",
+            "FLEETCTL_UNITS": "",
             "FLEETCTL_SSH_KEY_FILE": f"{self.root}/host_key.pub", **env,
         }
         settings = {"FLEETCTL_LOGIN_USER": "nobody", **settings} if self.as_root else {"HOME": f"{self.root}/home", **settings}
