@@ -8,6 +8,7 @@ from virtual import run
 
 from fleetctl import ending, launch, shapes
 from fleetctl.bootstrap import Program
+from fleetctl.bucket import reserve
 from fleetctl.ending import LOOKS, Estate, end, next_look
 from fleetctl.ledger import Entry
 from fleetctl.notify import Channel
@@ -20,6 +21,7 @@ class Desk:
 
     def __init__(self, cloud):
         self.call, self.profile = cloud.call, cloud
+        self.place = reserve(cloud.call, cloud.call, self.id, cloud.region)
 
     async def channel(self):
         made = Channel(self.call, self.id, name="fleetctl-test")
