@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .checks import Preflight
     from .commands import connect_grid
     from .cost import Cost
-    from .errors import FleetError, LaunchFailed, NeverReported, NotConnected, RequestInvalid, ScriptFailed, StillBilling
+    from .errors import BudgetExceeded, FleetError, LaunchFailed, NeverReported, NotConnected, RequestInvalid, ScriptFailed, StillBilling
     from .handle import Launch, Progress
     from .machines import Machine, Machines
     from .receipt import Receipt
@@ -30,7 +30,7 @@ __all__ = [
     # what they give and take
     "Cost", "Launch", "Machine", "Machines", "Preflight", "Program", "Progress", "Receipt", "Session",
     # what they raise
-    "FleetError", "LaunchFailed", "NeverReported", "NotConnected", "RequestInvalid", "ScriptFailed", "StillBilling",
+    "BudgetExceeded", "FleetError", "LaunchFailed", "NeverReported", "NotConnected", "RequestInvalid", "ScriptFailed", "StillBilling",
     "TooFewMachines",
 ]  # fmt: skip
 

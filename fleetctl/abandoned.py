@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from . import ec2
+from .billing import described
 from .ec2 import Call
 from .ending import end
 from .errors import AwsError, FleetError, LedgerError, ProfileError
 from .estate import LAUNCH_CALLS, Estate, instance_types, regions
 from .journal import Journal, attempt
 from .ledger import Entry, Ledger, SessionRecord, sessions
+from .prices import Tariff
 from .profiles import Profile, load, local_cloud
 from .receipt import Receipt
 from .session import LEDGERS
@@ -141,19 +143,15 @@ def _account(entry: Entry) -> str:
 
 
 async def _rate(call: Call, entries: tuple[Entry, ...]) -> Callable[[dict[str, Any]], float]:
-    """USD an hour of a described spot instance, by the present prices of the types that were asked for; 0 where they are not known."""
-    types = instance_types(entries)
-    prices: dict[tuple[str, str], float] = {}
+    """USD an hour of a described instance over all its time, by what AWS tells of the prices since the session began; 0 without them."""
+    types, tariff = instance_types(entries), Tariff()
+    began = min((entry.at for entry in entries), default=time.time())
     try:
-        prices = await ec2.spot_prices(call, types, datetime.now(UTC)) if types else {}
+        if types:
+            tariff = tariff.joined(await ec2.spot_prices(call, types, datetime.fromtimestamp(began, UTC)))
     except AwsError as error:
-        log.warning("spot prices are not known, so the receipt has no costs: %s", error.what)
-
-    def rate(row: dict[str, Any]) -> float:
-        pool = (row.get("InstanceType", ""), row.get("Placement", {}).get("AvailabilityZone", ""))
-        return prices.get(pool, 0.0) if row.get("InstanceLifecycle") == "spot" else 0.0
-
-    return rate
+        log.warning("spot prices are not known, so the receipt has no costs of spot machines: %s", error.what)
+    return lambda row: described(row, tariff).average(time.time())
 
 
 def _profile(record: SessionRecord, home: Path) -> Profile | None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from .errors import AwsError, Network, NotFound, Throttled
 from .events import Seen
+from .prices import Steps
 from .reasons import reason
 
 log = logging.getLogger(__name__)
@@ -150,20 +151,21 @@ async def tag(call: Call, resources: Sequence[str], tags: dict[str, str]) -> Non
         await call("ec2", "create_tags", Resources=list(part), Tags=[{"Key": k, "Value": v} for k, v in tags.items()])
 
 
-async def spot_prices(call: Call, types: Sequence[str], now: datetime) -> dict[tuple[str, str], float]:
-    """The present spot price by (type, zone), USD an hour. A start time of now gives the prices in force (EC2 API reference)."""
+async def spot_prices(call: Call, types: Sequence[str], since: datetime) -> dict[tuple[str, str], Steps]:
+    """Spot prices by (type, zone) from a time on, the price in force then first (EC2 API reference, DescribeSpotPriceHistory)."""
     rows = await pages(
         call,
         "describe_spot_price_history",
         "SpotPriceHistory",
         InstanceTypes=sorted(types),
         ProductDescriptions=["Linux/UNIX"],
-        StartTime=now,
+        StartTime=since,
     )
-    prices: dict[tuple[str, str], float] = {}
-    for row in rows:  # newest first: the first of each pool is the one in force
-        prices.setdefault((row["InstanceType"], row["AvailabilityZone"]), float(row["SpotPrice"]))
-    return prices
+    prices: dict[tuple[str, str], set[tuple[float, float]]] = {}
+    for row in rows:
+        step = (row["Timestamp"].timestamp(), float(row["SpotPrice"]))
+        prices.setdefault((row["InstanceType"], row["AvailabilityZone"]), set()).add(step)
+    return {pool: tuple(sorted(steps)) for pool, steps in prices.items()}
 
 
 def seen(rows: Sequence[dict[str, Any]]) -> tuple[Seen, ...]:

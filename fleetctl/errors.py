@@ -12,6 +12,7 @@ FleetError
 ├─ LaunchFailed        a launch ended below its minimum
 │   ├─ TooFewMachines · ScriptFailed · NeverReported · LaunchCancelled
 ├─ StillBilling        a teardown could not prove that everything is gone
+├─ BudgetExceeded      a launch or an extension could cost more than the session's budget; nothing was sent
 ├─ MachineError        a machine could not be reached over SSH
 └─ LocalCloudError     the local cloud did not start or broke
 
@@ -44,6 +45,7 @@ class Kind(StrEnum):
     ENDED = "ended"  # machines were ended by somebody else, or by themselves
     CANCELLED = "cancelled"
     BILLING = "billing"  # something may still cost money
+    BUDGET = "budget"  # it could cost more than the session may
     AWS = "aws"  # AWS broke, or says what nobody here knows
     OTHER = "other"
 
@@ -242,6 +244,21 @@ class StillBilling(FleetError):
             left=remaining,
             todo="; ".join(receipt.todo) or "call teardown_all() again; if it repeats this, end them in the AWS console",
         )
+
+
+class BudgetExceeded(FleetError):
+    """The worst case of a launch, or of an extension, would pass the session's budget. Nothing was sent.
+
+    USD: `budget`, `spent` so far, `alive` (what runs may still cost) and `asked` (what this would add).
+    """
+
+    kind = Kind.BUDGET
+
+    def __init__(
+        self, what: str, *, budget: float, spent: float, alive: float, asked: float, left: Sequence[str] = (), todo: str = ""
+    ) -> None:
+        self.budget, self.spent, self.alive, self.asked = budget, spent, alive, asked
+        super().__init__(what, left=left, todo=todo, budget=budget, spent=spent, alive=alive, asked=asked)
 
 
 class MachineError(FleetError):

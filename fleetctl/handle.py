@@ -29,7 +29,7 @@ CANCEL_SECONDS = 60.0  # what an interrupted `.result()` gives the cancelling be
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A launch at one moment. `pending` counts what is still expected; times are seconds, `per_hour` is USD.
+    """A launch at one moment. `pending` counts what is still expected; times are seconds, `per_hour` and `so_far` USD, all included.
 
     `waiting` are AWS's words for the requests that have no machine yet ("price-too-low", "capacity-not-available", …), with their numbers,
     as the last listing showed them. `interrupted` have been taken back by EC2, or are about to be, after they were ready; what was launched
@@ -48,15 +48,19 @@ class Progress:
     type: str = ""
     waiting: tuple[tuple[str, int], ...] = ()
     interrupted: int = 0
+    so_far: float = 0.0
+    budget: float | None = None  # the session's
     soon: str = ""  # what is to be said of their end, if it is near
 
     def __str__(self) -> str:
         kind = f" × {self.type}" if self.type else ""
         why = f" ({', '.join(f'{n} {status}' for status, n in self.waiting)})" if self.waiting and self.pending else ""
         taken = f"{self.interrupted} interrupted · " if self.interrupted else ""
+        of = f" of ${self.budget:.2f}" if self.budget is not None else ""
         return (
             f"{self.up}/{self.wanted}{kind} up · {self.pending} pending{why} · {self.failed} failed · {taken}"
-            f"{self.elapsed:.1f} s of {self.allowed:.0f} s · ${self.per_hour:.4f}/h{self.soon and ' · '}{self.soon}"
+            f"{self.elapsed:.1f} s of {self.allowed:.0f} s · ${self.per_hour:.4f}/h, ${self.so_far:.4f}{of} so far"
+            f"{self.soon and ' · '}{self.soon}"
         )
 
 
@@ -103,6 +107,7 @@ class Launch(Pending[T], Generic[T]):
         pending = sum(max(0, one.wanted - one.ready - one.lost) for one in underway)
         elapsed = (conductor.settled_at or time.time()) - conductor.began
         slots = [(one, slot) for one in family for slot in one.core.all()]
+        cost = self.cost()
         return Progress(
             core.state,
             core.wanted,
@@ -112,17 +117,19 @@ class Launch(Pending[T], Generic[T]):
             core.lost,
             elapsed,
             conductor.deadline - conductor.began,
-            sum(one.rate(slot) or 0.0 for one, slot in slots if slot.alive),
+            cost.per_hour,
             conductor.order.type,
             tuple(Counter(slot.status for _, slot in slots if slot.state is MachineState.PENDING and slot.status).items()),
             sum(one.interruptions for one in cores),
+            cost.so_far,
+            cost.budget,
             fuse.warning(conductor.expires, time.time()) if any(slot.alive for _, slot in slots) else "",
         )
 
     def cost(self) -> Cost:
-        """What it costs an hour and has cost so far, by what is known here."""
-        slots = [(one, slot) for one in self._conductor.family() for slot in one.core.all() if slot.launched is not None]
-        return total(((slot.launched or 0.0, slot.gone, one.rate(slot) or 0.0) for one, slot in slots), time.time())
+        """What it costs an hour and has cost so far, by what is known here; the budget is the session's."""
+        spans = [span for one in self._conductor.family() for span in one.bill.spans(one.core.all())]
+        return total(spans, time.time(), budget=self.session.budget)
 
     def extend(self, hours: float) -> Pending[datetime]:
         """Let its machines run `hours` longer than they would; resolves to the new end. Raises as the verb `extend`."""

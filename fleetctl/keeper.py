@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from . import display, ec2, fuse
@@ -34,10 +34,15 @@ class Desk(Protocol):
 
 
 class Keeper:
-    """Writes the session's object for as long as there is need. `check(launches, hours)` may refuse an extension by raising."""
+    """Writes the session's object for as long as there is need. `check(launches, hours)` may refuse an extension by raising.
 
-    def __init__(self, desk: Desk, check: Callable[[Sequence[Conductor], float], None] = lambda launches, hours: None) -> None:
-        self._desk, self._check = desk, check
+    `tick` is called with it, every half minute while a launch is alive.
+    """
+
+    def __init__(
+        self, desk: Desk, check: Callable[[Sequence[Conductor], float], None], tick: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._desk, self._check, self._tick = desk, check, tick
         self._written = 0  # the number of the last writing, 0 before the first
         self._task: asyncio.Task[None] | None = None
         self._warned: set[tuple[str, float]] = set()
@@ -98,6 +103,10 @@ class Keeper:
         clock = asyncio.get_running_loop().time
         while self.living():
             self._warn()
+            try:
+                await self._tick()
+            except Exception:  # nothing must keep this loop from showing that the session lives
+                log.exception("the books of the session could not be brought up to date")
             if clock() >= next_write and fuse.must_write(self._ends(), time.time(), written=self._written > 0):
                 try:
                     await self._write()

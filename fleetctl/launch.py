@@ -18,13 +18,14 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from . import denied, ec2, fuse, shapes
 from .asking import Asking
+from .billing import Bill
 from .bootstrap import Program
 from .bucket import Bucket
 from .errors import AwsError, Denied, FleetError, LaunchFailed
@@ -52,6 +53,7 @@ from .messages import Report
 from .notify import Channel
 from .order import Order
 from .outcome import END_IT, Facts, failure
+from .prices import Tariff
 from .profiles import Profile
 from .replacing import Replacing
 from .states import GIVEN_UP, SETTLED, LaunchState, MachineState
@@ -85,8 +87,8 @@ class Desk(Home, Protocol):
     async def bucket(self) -> Bucket:
         """The session's place in S3, made when first asked for."""
 
-    async def prices(self, types: Sequence[str]) -> Mapping[tuple[str, str], float]:
-        """Present spot prices by (type, zone)."""
+    async def prices(self, types: Sequence[str]) -> Tariff:
+        """Spot prices, those of these types among them if AWS tells."""
 
 
 class Conductor:
@@ -106,7 +108,9 @@ class Conductor:
         self.type, self.cap = self.order.type, self.order.cap
         self._shape = self.order.shape
         self._pools = tuple(pools) or (Pool(request),)
-        self._plan = Plan(wanted, len(self._pools))
+        self._offers = [replace(self.order, request=pool.request, on_demand=pool.on_demand) for pool in self._pools]
+        self.bill = Bill(self._offers, desk.profile.region)
+        self._plan = Plan(wanted, len(self._offers))
         self._call = functools.partial(desk.call, launch=str(self.uuid))
         self.core = Core(wanted, minimum)
         self._pools_asked = Asking(self._call, f"launch {self.uuid}", now + seconds, lambda: self.core.state in SETTLED)
@@ -129,7 +133,6 @@ class Conductor:
         self._listing_wanted = asyncio.Event()
         self._terminated: set[str] = set()
         self._terminating = asyncio.Lock()  # who comes second hears what became of the first
-        self._prices: Mapping[tuple[str, str], float] = {}
 
     def __repr__(self) -> str:
         return f"<conductor of {self.uuid}: {self.core!r}>"
@@ -185,7 +188,7 @@ class Conductor:
 
     def machine(self, slot: Slot) -> Machine:
         """The user's view of a slot."""
-        return self.machines.setdefault(slot.key, Machine(slot, self.desk, self.rate))
+        return self.machines.setdefault(slot.key, Machine(slot, self.desk, self.bill.price, self.bill.span))
 
     def family(self) -> list[Conductor]:
         """This launch and those that replace what it has lost. From any thread."""
@@ -196,14 +199,13 @@ class Conductor:
         machines, arrived = {slot.key: self.machine(slot) for slot in self.core.all()}, list(self.arrived)
         return Machines(machines, tuple(arrived[: self.core.wanted]), tuple(arrived[self.core.wanted :]))
 
-    def rate(self, slot: Slot) -> float | None:
-        """USD an hour of one machine: the pool's present price, else the dearest known of its type, else the request's cap."""
-        if slot.on_demand:
-            return None  # nothing here knows it: those who show costs say what they leave out
-        kind, zone = slot.type, slot.zone or (slot.report.zone if slot.report else "")
-        kinds = (kind,) if kind else self.order.types
-        price = self._prices.get((kind, zone)) or max((p for (t, _), p in self._prices.items() if t in kinds), default=None)
-        return price if price is not None else self.cap
+    async def renew_prices(self) -> None:
+        """Ask for the prices that concern this launch. On the session's loop; never raises."""
+        types = {slot.type for slot in self.core.all() if slot.type} or self.order.types
+        try:
+            self.bill.tariff = await self.desk.prices(sorted(types))
+        except Exception:  # a display's concern, which no launch fails for
+            log.warning("launch %s: its prices are not known", self.uuid, exc_info=True)
 
     # --- carrying out -----------------------------------------------------------------------------------------------------------
 
@@ -288,21 +290,13 @@ class Conductor:
 
     def _calls_for(self, ask: Ask, *, topic_arn: str, secret: str | None) -> Sequence[shapes.Call]:
         """The calls that ask a pool for what is missing."""
-        pool = self._pools[ask.pool]
-        part = replace(self.order, request=pool.request, wanted=ask.number, part=ask.pool, on_demand=pool.on_demand)
+        part = replace(self._offers[ask.pool], wanted=ask.number, part=ask.pool)
         return shapes.calls(part.finished(topic_arn=topic_arn, region=self.desk.profile.region, secret=secret))
 
     def _made(self, made: Asked) -> None:
         self.feed(made)
         if made.keys:
-            self._spawn(self._learn_prices())
-
-    async def _learn_prices(self) -> None:
-        types = {slot.type for slot in self.core.all() if slot.type} or self.order.types
-        try:
-            self._prices = await self.desk.prices(sorted(types))
-        except Exception:  # a price is worth no machine
-            log.warning("launch %s: its prices are not known, the cap is shown instead", self.uuid, exc_info=True)
+            self._spawn(self.renew_prices())
 
     # --- listing ------------------------------------------------------------------------------------------------------------------
 

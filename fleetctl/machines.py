@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from .cost import Span
 from .errors import MachineError
 from .futures import Pending
 from .lifecycle import MachineState, Slot
@@ -54,14 +55,17 @@ class Machine(Mapping[str, Any]):
     """One machine. What it knows of itself stands in attributes and in items alike: `machine.ip`, `machine["ip"]`.
 
     `ip` is its private IPv4, `host` its public DNS name, `state` a MachineState, `request_id` its spot request (None without one),
-    `price` USD an hour: what the spot market takes where that is known, else the cap. `taken_at` is the time at which EC2 takes it back,
+    `price` USD an hour: what the spot market takes where that is known, else the cap; `per_hour` has its volumes and public address too.
+    `taken_at` is the time at which EC2 takes it back,
     `rebalance` when EC2 recommended to rebalance, which is advice and no more (both ISO, or empty).
     """
 
-    __slots__ = ("_rate", "_slot", "home")
+    __slots__ = ("_rate", "_slot", "_span", "home")
 
-    def __init__(self, slot: Slot, home: Home, rate: Callable[[Slot], float | None]) -> None:
-        self._slot, self.home, self._rate = slot, home, rate
+    def __init__(
+        self, slot: Slot, home: Home, rate: Callable[[Slot], float | None], span: Callable[[Slot], Span | None] = lambda slot: None
+    ) -> None:
+        self._slot, self.home, self._rate, self._span = slot, home, rate, span
 
     def __repr__(self) -> str:
         shown = [self.instance_id or self._slot.key, self.state, self.type, self.ip, self.notice]
@@ -109,6 +113,12 @@ class Machine(Mapping[str, Any]):
     def price(self) -> float | None:
         """USD an hour."""
         return self._rate(self._slot)
+
+    @property
+    def per_hour(self) -> float:
+        """USD an hour with volumes and public address, as far as their prices are known; 0 before it runs and after its end."""
+        span = self._span(self._slot)
+        return span.per_hour if span is not None and span.ended is None else 0.0
 
     @property
     def notice(self) -> str:
@@ -212,8 +222,8 @@ class Machines(Mapping[str, Machine]):
 
     @property
     def per_hour(self) -> float:
-        """USD an hour of every machine that has an instance and is not gone."""
-        return sum(m.price or 0.0 for m in self._all.values() if m.instance_id and m.state is not MachineState.GONE)
+        """USD an hour of every machine that runs, with volumes and addresses."""
+        return sum(machine.per_hour for machine in self._all.values())
 
     def __repr__(self) -> str:
         failed, extra = len(self.failed), len(self._extra)

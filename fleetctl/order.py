@@ -10,6 +10,8 @@ from uuid import UUID, uuid5
 
 from . import bootstrap, ec2, fuse, shapes
 from .bootstrap import Program
+from .prices import DEFAULT_VOLUME, Volume
+from .shapes.options import ROOT_DEVICES
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,25 @@ class Order:
         """The instance types in words, '' where the request names none."""
         first, more = self.types[:2], len(self.types) - 2
         return " or ".join(first) + (f" or {more} more" if more > 0 else "")
+
+    @property
+    def volumes(self) -> tuple[Volume, ...]:
+        """The volumes that each machine is launched with; the root one too, where the request does not name it."""
+        part: Any = self.request
+        for key in self.shape.options["image"].lens.keys[:-1]:
+            part = part.get(key, {})
+        mappings = part.get("BlockDeviceMappings", ())
+        said = [one["Ebs"] for one in mappings if "Ebs" in one]
+        kind, size = DEFAULT_VOLUME
+        found = [Volume(one.get("VolumeType", kind), int(one.get("VolumeSize", size))) for one in said]
+        rooted = any(one.get("DeviceName") in ROOT_DEVICES for one in mappings)
+        return tuple(found) if rooted else (Volume(kind, size), *found)
+
+    @property
+    def public(self) -> bool | None:
+        """Whether the machines get a public address; None where their subnet decides."""
+        said: bool | None = shapes.view(self.request).get("public")
+        return said
 
     @property
     def cap(self) -> float | None:

@@ -15,8 +15,8 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -24,10 +24,13 @@ from uuid import uuid4
 import boto3
 
 from . import display, ec2, profiles
+from .billing import described
+from .books import Books
 from .bucket import Bucket, reserve
-from .cost import Cost, total
+from .budget import checked
+from .cost import Cost
 from .ending import end
-from .errors import AwsError, FleetError, LaunchFailed, NotConnected, StillBilling
+from .errors import FleetError, LaunchFailed, NotConnected, StillBilling
 from .estate import Estate
 from .futures import Pending, Shared, submit
 from .guard import Guard
@@ -37,6 +40,7 @@ from .launch import Conductor
 from .ledger import Ledger
 from .lifecycle import SETTLED, Ended, LaunchState
 from .notify import Channel
+from .prices import Tariff
 from .profiles import Profile
 from .receipt import Receipt
 
@@ -61,10 +65,10 @@ class Session:
     """One controlling process's launches. Make it with `connect`; end it with `teardown_all()`, or by leaving Python.
 
     `probe_seconds` is how long the channel's first message may take before nothing is launched; `sidecar`: from the first launch on, a
-    process stands by that ends what the session left when this process dies.
+    process stands by that ends what the session left when this process dies. `budget` is in USD.
     """
 
-    def __init__(self, profile: Profile, *, probe_seconds: float = 60, sidecar: bool = False) -> None:
+    def __init__(self, profile: Profile, *, probe_seconds: float = 60, sidecar: bool = False, budget: float | None = None) -> None:
         self.id = uuid4().hex[:12]
         self.profile = profile
         self.key_file: Path | None = profile.key_file
@@ -79,12 +83,11 @@ class Session:
         self._channel: Shared[Channel] = Shared(self._open_channel)
         self._parameter: Shared[str] = Shared(self._put_parameter)
         self.place = self._reserve()  # machines are told where to look before there is anything
-        self._keeper = Keeper(self)
+        self._books: Books = Books(self, checked(budget))
+        self._admitting = threading.Lock()  # from the look at the budget until the launch is one of those that count
+        self._keeper = Keeper(self, self._books.admit_extension, self._books.tick)
         self._bucket: Shared[Bucket] = Shared(self._open_bucket)
         self._ending = asyncio.Lock()  # held by a teardown of everything
-        self._prices: Mapping[tuple[str, str], float] = {}  # replaced, never changed: other threads read it
-        self._priced: dict[str, float] = {}
-        self._pricing = asyncio.Lock()
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"fleetctl session {self.id}", daemon=True)
@@ -154,17 +157,9 @@ class Session:
     def _reserve(self) -> Bucket:
         return reserve(self.call, self.aws.call, self.id, self.profile.region, named=self.profile.bucket)
 
-    async def prices(self, types: Sequence[str]) -> Mapping[tuple[str, str], float]:
-        """Present spot prices by (type, zone), asked for once an hour and type. Empty when AWS does not tell: the cap is shown then."""
-        async with self._pricing:
-            new = [one for one in types if time.monotonic() - self._priced.get(one, -3600.0) >= 3600.0]
-            if new:
-                try:
-                    self._prices = {**self._prices, **await ec2.spot_prices(self.call, new, datetime.now(UTC))}
-                    self._priced |= dict.fromkeys(new, time.monotonic())
-                except AwsError as error:
-                    log.warning("spot prices are not known, the caps are shown instead: %s", error.what)
-            return self._prices
+    async def prices(self, types: Sequence[str]) -> Tariff:
+        """Spot prices, those of these types among them if AWS tells."""
+        return await self._books.prices(types)
 
     # --- what people ask of it ------------------------------------------------------------------------------------------------------
 
@@ -178,23 +173,24 @@ class Session:
         return datetime.fromtimestamp(await self._keeper.extend(hours, chosen)).astimezone()
 
     def cost(self) -> Cost:
-        """USD an hour and so far, of all launches."""
-        spans = [
-            (slot.launched, slot.gone, launch.rate(slot) or 0.0)
-            for launch in list(self.launches)
-            for slot in launch.core.all()
-            if slot.launched is not None
-        ]
-        return total(spans, time.time())
+        """USD an hour and so far, of all launches, with their volumes and addresses."""
+        return self._books.cost()
+
+    @property
+    def budget(self) -> float | None:
+        """USD that this session may cost at most; None: no limit. It may be set at any time, and what is alive stays."""
+        return self._books.budget
+
+    @budget.setter
+    def budget(self, amount: float | None) -> None:
+        self._books.budget = checked(amount)
 
     def begin(self, conductor: Conductor) -> None:
-        """Register a launch and start it. From any thread. Raises FleetError when the session has ended."""
+        """Register a launch and start it. From any thread. Raises BudgetExceeded, and FleetError when the session has ended."""
         with self._leaving:
             if self._sidecar and self._guard is None and not self.closed:
                 self._guard = Guard.start(self.id, self.profile.home)
-        if self._guard is not None and conductor.lifetime == "fuse":
-            self._guard.keep(str(conductor.uuid))
-        self.launches.append(conductor)
+        self._register(conductor)
         try:
             self._loop.call_soon_threadsafe(conductor.start)
             self._loop.call_soon_threadsafe(self._keeper.wake)
@@ -205,15 +201,21 @@ class Session:
     def begin_again(self, conductor: Conductor) -> None:
         """Register and start a launch that stands in for an earlier one. On the session's loop, while the session lives.
 
-        Raises FleetError when it has ended.
+        Raises BudgetExceeded, and FleetError when it has ended.
         """
         if self.closed:
             raise FleetError(f"{self!r} has ended", todo="connect again")
-        if self._guard is not None and conductor.lifetime == "fuse":
-            self._guard.keep(str(conductor.uuid))
-        self.launches.append(conductor)
+        self._register(conductor)
         conductor.start()
         self._keeper.wake()
+
+    def _register(self, conductor: Conductor) -> None:
+        """From now on the launch counts. Raises BudgetExceeded."""
+        with self._admitting:
+            self._books.admit(conductor)
+            self.launches.append(conductor)
+        if self._guard is not None and conductor.lifetime == "fuse":
+            self._guard.keep(str(conductor.uuid))
 
     async def teardown(self, launches: Sequence[Conductor]) -> Receipt:
         """End some launches, and those that replace what they have lost; the channel stays for the others."""
@@ -276,9 +278,9 @@ class Session:
         """USD an hour of a described instance."""
         for one in self.launches:
             slot = one.core.by_instance.get(row["InstanceId"])
-            if slot is not None:
-                return one.rate(slot) or 0.0
-        return self._prices.get((row.get("InstanceType", ""), row.get("Placement", {}).get("AvailabilityZone", "")), 0.0)
+            if slot is not None and (span := one.bill.span(slot)) is not None:
+                return span.average(time.time())
+        return described(row, self._books.tariff).average(time.time())
 
     @staticmethod
     def _checked(receipt: Receipt) -> Receipt:
@@ -395,17 +397,22 @@ def _forked(session: weakref.ref[Session]) -> None:
 _default: Session | None = None
 
 
-def connect(name: str = "local", *, home: Path | None = None) -> Session:
+def connect(name: str = "local", *, home: Path | None = None, budget: float | None = None) -> Session:
     """Connect to a cloud and make it the default of the module-level verbs. Again with the same name: the same session.
+
+    `budget` is what the session may cost at most, in USD: a launch that could pass it is refused (BudgetExceeded), and all ends before
+    it is reached. It can be changed: `current().budget = …`.
 
     `name` is "local", "aws" or a profile; `home` is where state is kept, a local cloud's too. From the first launch on a small process
     stands by that ends what this one leaves when it is killed; FLEETCTL_SIDECAR=off in the environment does without.
     Raises ProfileError, LocalCloudError, LedgerError.
     """
     global _default
+    checked(budget)
     if _default is not None and not _default.closed and home is None and _default.profile.name == name:
+        _default.budget = _default.budget if budget is None else budget
         return _default
-    _default = Session(profiles.load(name, home=home), sidecar=os.environ.get("FLEETCTL_SIDECAR") != "off")
+    _default = Session(profiles.load(name, home=home), sidecar=os.environ.get("FLEETCTL_SIDECAR") != "off", budget=budget)
     return _default
 
 

@@ -1,6 +1,5 @@
 """A receipt says what was found, and admits what it did not see gone."""
 
-from fleetctl.cost import total, usage
 from fleetctl.errors import StillBilling
 from fleetctl.receipt import Line, Receipt
 
@@ -33,17 +32,6 @@ def test_many_equal_lines_fold_into_one_row_that_counts_them():
 
 def test_html_of_a_receipt_escapes_what_came_from_outside():
     assert "<script>" not in Receipt((Line("x", "<script>", "r"),))._repr_html_()
-
-
-def test_a_minute_is_billed_for_a_second():
-    assert usage(1, 3600) == 60
-    assert usage(7200, 1.5) == 3.0
-
-
-def test_costs_count_the_living_by_the_hour_and_everything_so_far():
-    cost = total([(0, None, 1.0), (0, 1800, 2.0)], now=3600)
-    assert (cost.per_hour, cost.so_far, cost.machines) == (1.0, 2.0, 1)
-    assert "volumes" in repr(cost)
 
 
 def test_a_receipt_of_nothing_is_one_line_without_an_empty_table():

@@ -107,14 +107,14 @@ def _network_ready(launch: Lens, **moved: str) -> Callable[[Request], Request]:
     return ready
 
 
-_ROOT_DEVICES = ("/dev/xvda", "/dev/sda1")   # "Device names for volumes" (User Guide): what root volumes are called; xvda on Amazon Linux
+ROOT_DEVICES = ("/dev/xvda", "/dev/sda1")   # "Device names for volumes" (User Guide): what root volumes are called; xvda on Amazon Linux
 
 
 def _disk_ready(launch: Lens) -> Callable[[Request], Request]:
     """Ready for `disk`: the root device's mapping in front."""
     def ready(request: Request) -> Request:
-        return in_front(request, Lens(launch, "BlockDeviceMappings"), lambda mapping: mapping.get("DeviceName") in _ROOT_DEVICES,
-                        DeviceName=_ROOT_DEVICES[0])
+        return in_front(request, Lens(launch, "BlockDeviceMappings"), lambda mapping: mapping.get("DeviceName") in ROOT_DEVICES,
+                        DeviceName=ROOT_DEVICES[0])
     return ready
 
 

@@ -4,9 +4,12 @@ Kinds of things, by id: `requests` (sir-), `instances` (i-), `volumes` (vol-), `
 them all. `grant` is the place where a subclass says what a capacity pool gives.
 """
 
+from datetime import UTC, datetime
+
 from fleetctl.errors import AwsError, Capacity, NotFound
 
 ZONE = "us-east-1a"
+PRICED = datetime(2026, 1, 1, tzinfo=UTC)  # when the spot prices came into force
 
 
 def refusal(kind, service, operation, code):
@@ -189,7 +192,7 @@ class FakeEc2:
         return {"Tags": rows[start:start + most], **({"NextToken": str(start + most)} if start + most < len(rows) else {})}
 
     def _describe_spot_price_history(self, p):
-        return {"SpotPriceHistory": [{"InstanceType": kind, "AvailabilityZone": ZONE, "SpotPrice": "0.0031"}
+        return {"SpotPriceHistory": [{"InstanceType": kind, "AvailabilityZone": ZONE, "SpotPrice": "0.0031", "Timestamp": PRICED}
                                      for kind in p["InstanceTypes"]]}
 
     # --- ending ---------------------------------------------------------------------------------------------------------------------

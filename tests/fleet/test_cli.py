@@ -57,7 +57,7 @@ def test_the_demo_prints_one_json_object_and_leaves_nothing(fleetctl, place):
     assert sum(report["nodes"].values()) == 11
     assert len(report["nodes"]) <= 2
     assert report["log_lines"] > 0
-    assert set(report["cost"]) == {"per_hour", "so_far", "machines", "leaves_out"}
+    assert set(report["cost"]) == {"per_hour", "so_far", "machines", "unpriced", "budget", "leaves_out", "parts"}
     assert report["cost"]["machines"] == 0
     assert report["receipt"]["remaining"] == []
     found = [line["thing"] for line in report["receipt"]["found"]]

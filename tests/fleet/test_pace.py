@@ -12,6 +12,7 @@ from fleetctl.bucket import reserve
 from fleetctl.ending import LOOKS, Estate, end, next_look
 from fleetctl.ledger import Entry
 from fleetctl.notify import Channel
+from fleetctl.prices import Tariff
 
 
 class Desk:
@@ -29,7 +30,7 @@ class Desk:
         return made
 
     async def prices(self, types):
-        return await launch.ec2.spot_prices(self.call, types, None)
+        return Tariff().joined(await launch.ec2.spot_prices(self.call, types, None))
 
 
 async def bring_up(cloud, n, *, minimum=None, seconds=600, call="RequestSpotInstances"):
