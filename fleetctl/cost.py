@@ -25,8 +25,8 @@ def usage(seconds: float, per_hour: float) -> float:
 def paid(steps: Steps, began: float, ended: float) -> float:
     """USD from `began` to `ended`, 60 seconds at least, at a price that changes.
 
-    >>> paid(((0.0, 3.6), (1000.0, 7.2)), 900.0, 1100.0)
-    0.3
+    >>> paid(((0.0, 3600.0), (1000.0, 7200.0)), 900.0, 1100.0)
+    300.0
     """
     ended, total = max(ended, began + MINIMUM_SECONDS), 0.0
     for number, (since, price) in enumerate(steps):

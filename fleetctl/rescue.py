@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ def add_commands(commands: Any) -> None:
     adopt.set_defaults(run=_adopt)
     reap = commands.add_parser("reap", help="end what has outlived its expires tag, whoever made it")
     reap.add_argument("--dry-run", action="store_true", help="list it only")
+    reap.add_argument("--template", action="store_true", help="print a CloudFormation template that lets AWS do it on a schedule")
     reap.set_defaults(run=_reap)
     for one in (orphans, adopt, reap):
         one.add_argument("--cloud", default="aws", metavar="NAME", help="aws (default), local, or a profile")
@@ -103,6 +105,11 @@ def _adopt(options: argparse.Namespace) -> int:
 
 
 def _reap(options: argparse.Namespace) -> int:
+    if options.template:
+        from .reaper_template import template
+
+        print(json.dumps(template(), indent=2))
+        return 0
     from . import recovery
 
     profile = recovery.cloud(options.cloud, state_home())

@@ -1,8 +1,8 @@
-"""`make mutants`: each patch here removes one mechanism of safety from a copy of gridworker; the test that it names must fail then.
+"""`make mutants`: each patch here removes one mechanism of safety from a copy of both packages; the test that it names must fail then.
 
 First every named test must pass on an unchanged copy, else its failing would show nothing. A patch begins with lines that say which line
-of safety it belongs to (1 nothing is lost · 2 bad calls end · 3 cancellation · 4 trust · 5 times to live · 6 leaving), what it removes,
-and the test. Needs git for applying them, and no repository.
+of safety it belongs to (of a grid: 1 nothing is lost · 2 bad calls end · 3 cancellation · 4 trust · 5 times to live · 6 leaving; of a
+fleet: 7 against forgetting · 8 money), what it removes, and the test. Needs git for applying them, and no repository.
 
     python tests/mutants/run.py [--only WORD] [--jobs 2]
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-COPIED = ("gridworker", "tests/grid", "tests/conftest.py", "benchmarks", "pyproject.toml")
+COPIED = ("fleetctl", "gridworker", "tests", "benchmarks", "pyproject.toml")
 SECONDS = 60                # for one test; a mutant that makes it hang is killed, too
 
 
@@ -48,7 +48,7 @@ def mutants(only: str = "") -> list[Mutant]:
 
 
 def copy(directory: Path) -> None:
-    """What the tests of the grid need."""
+    """What the tests need."""
     for name in COPIED:
         source, target = ROOT / name, directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
