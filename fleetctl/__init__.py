@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     # verbs
-    "bring_up_one_spot", "bring_up_spots", "commands", "connect", "connect_grid", "current", "extend", "preflight", "teardown", "teardown_all",
+    "bring_up_one_spot", "bring_up_spots", "commands", "connect", "connect_grid", "current", "extend", "preflight",
+    "teardown", "teardown_all",
     # what they give and take
     "Cost", "Launch", "Machine", "Machines", "Preflight", "Program", "Progress", "Receipt", "Session",
     # what they raise
@@ -35,7 +36,8 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "bring_up_one_spot": "spot", "bring_up_spots": "spot", "extend": "spot", "preflight": "spot", "teardown": "spot", "teardown_all": "spot",
+    "bring_up_one_spot": "spot", "bring_up_spots": "spot", "extend": "spot", "preflight": "spot",
+    "teardown": "spot", "teardown_all": "spot",
     "connect": "session", "current": "session", "Session": "session", "connect_grid": "commands",
     "Cost": "cost", "Launch": "handle", "Progress": "handle", "Machine": "machines", "Machines": "machines",
     "Preflight": "checks", "Program": "bootstrap", "Receipt": "receipt",

@@ -101,10 +101,10 @@ def preflight(
     tell is "unknown". Raises RequestInvalid, ProfileError and NotConnected at once.
     """
     session = session or current()
-    _check_numbers(n, n, 10, "session")
+    _check_numbers(n, n, 10, "session", fuse.HOURS)
     pools = _pools(session.profile, request, n, fallback, aliases)
     now = time.time()
-    order = Order(uuid4(), session.id, pools[0].request, bootstrap.program(cmds), n, now, now + 600, FUSE_MINUTES)
+    order = Order(uuid4(), session.id, pools[0].request, bootstrap.program(cmds), n, now, now + 600, fuse.FUSE_MINUTES)
 
     async def looking() -> Preflight:
         return judge(await inspect_launch(session.aws.call, order, pools, region=session.profile.region))

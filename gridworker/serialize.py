@@ -274,7 +274,7 @@ class Functions:
         """
         known = self._loaded.get(text)
         if known is not None:
-            return _short_name(known)
+            return _short_name(known[0])
         reference = text.decode()
         if reference.startswith(_BY_VALUE):
             return self._names.get(reference) or f"function {reference[1:9]}"
