@@ -35,7 +35,7 @@ def waiting(code):
     return short("deadline", Seen("sir-1", status=code, message="so it is"), Seen("sir-2", status=code))
 
 
-RUNNING = (Seen("sir-1", "i-1", "fulfilled"), Seen("sir-2", "i-2", "fulfilled"))
+RUNNING = (Seen("sir-1", "i-00000001", "fulfilled"), Seen("sir-2", "i-00000002", "fulfilled"))
 TAKEN = "instance-terminated-no-capacity"
 
 TABLE = [
@@ -50,9 +50,9 @@ TABLE = [
     (Kind.NETWORK, lambda: refused("InternalError", 500)),
     (Kind.INVALID, lambda: refused("InvalidParameterValue")),
     (Kind.INVALID, lambda: waiting("bad-parameters")),
-    (Kind.SCRIPT, lambda: short("failed", *RUNNING, reports=[Report(LAUNCH, "i-1", Phase.FAILED, exit_code=3, tail="no such file")])),
+    (Kind.SCRIPT, lambda: short("failed", *RUNNING, reports=[Report(LAUNCH, "i-00000001", Phase.FAILED, exit_code=3, tail="no such file")])),
     (Kind.UNREPORTED, lambda: short("deadline", *RUNNING)),
-    (Kind.INTERRUPTED, lambda: short("failed", *(Seen(f"sir-{n}", f"i-{n}", TAKEN, over=True) for n in (1, 2)))),
+    (Kind.INTERRUPTED, lambda: short("failed", *(Seen(f"sir-{n}", f"i-0000000{n}", TAKEN, over=True) for n in (1, 2)))),
 ]
 
 
@@ -80,7 +80,7 @@ def test_a_launch_that_was_ended_says_so_only_where_that_is_so():
     assert "left running" not in str(error)
     error.ended = 2
     assert "left running: nothing; its 2 instance(s) were terminated" in str(error)
-    error.left = ("i-1",)
+    error.left = ("i-00000001",)
     assert "nothing" not in str(error).partition("left running")[2]
 
 
