@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -72,6 +73,7 @@ class Core:
     state: LaunchState = LaunchState.ASKING
     slots: dict[str, Slot] = field(default_factory=dict)
     held: dict[str, Report] = field(default_factory=dict)
+    held_in: Counter[Phase] = field(default_factory=Counter)  # how many of the held reports say what: ten thousand may be held
     by_instance: dict[str, Slot] = field(default_factory=dict)
     ready: int = 0  # slots that were ready at some time
     lost: int = 0  # slots that will never be
@@ -151,6 +153,7 @@ class Core:
                     late.append(one.instance)
                 report = self.held.pop(one.instance, None)
                 if report is not None:
+                    self.held_in[report.present] -= 1
                     commands += self._apply(slot, report, now)
             if one.over:
                 self._move(slot, Happening.ENDED, now)
@@ -165,6 +168,9 @@ class Core:
             if known is None and len(self.held) >= 2 * self.wanted + HELD_BEYOND:
                 return []  # more instances than this launch can have: somebody makes them up
             if known is None or known.seq <= report.seq:
+                self.held_in[report.present] += 1
+                if known is not None:
+                    self.held_in[known.present] -= 1
                 self.held[report.instance] = report
             return [Describe()] if self._listing_due() else []
         return self._apply(slot, report, now) + self._decide()
@@ -254,9 +260,8 @@ class Core:
         """
         if not self.held or self.state is not LaunchState.WAITING:
             return bool(self.held) and self.state in (LaunchState.UP, LaunchState.FAILED, LaunchState.CANCELLED)
-        phases = [report.present for report in self.held.values()]
-        ready = self.ready + phases.count(Phase.READY)
-        lost = self.lost + phases.count(Phase.FAILED)
+        ready = self.ready + self.held_in[Phase.READY]
+        lost = self.lost + self.held_in[Phase.FAILED]
         return ready >= self.wanted or ready + lost >= self._expected() or self._expected() - lost < self.minimum
 
     def _expected(self) -> int:

@@ -196,6 +196,32 @@ def test_a_machine_that_no_listing_has_shown_and_that_reports_after_the_outcome_
     assert core.step(listed(1), 5)[0] == Terminate((instance(1),))
 
 
+def test_a_report_costs_the_same_however_many_are_held():
+    def work(held):
+        core, calls = begun(2 * held, bound=False), []
+        for i in range(held):
+            core.step(said(i, "booted"), 2)
+        sys.setprofile(lambda frame, event, argument: calls.append(event))
+        try:
+            core.step(said(held, "ready"), 3)
+        finally:
+            sys.setprofile(None)
+        return len(calls)
+
+    assert work(3) == work(300)
+
+
+def test_what_is_held_is_counted_by_what_it_says_last():
+    core = begun(4, minimum=3, bound=False)
+    core.step(said(0, "booted"), 2)
+    core.step(said(0, "ready", seq=2), 3)
+    core.step(said(1, "failed"), 4)
+    assert +core.held_in == {Phase.READY: 1, Phase.FAILED: 1}
+    core.step(listed(0), 5)
+    assert +core.held_in == {Phase.FAILED: 1}
+    assert core.step(said(2, "failed"), 6) == [Describe()], "two of four are lost, and three are needed"
+
+
 def test_no_more_reports_are_held_than_a_launch_can_have_machines():
     core = begun(1, bound=False)
     for i in range(1000):
