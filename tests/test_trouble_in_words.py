@@ -50,7 +50,7 @@ TABLE = [
     (Kind.NETWORK, lambda: refused("InternalError", 500)),
     (Kind.INVALID, lambda: refused("InvalidParameterValue")),
     (Kind.INVALID, lambda: waiting("bad-parameters")),
-    (Kind.SCRIPT, lambda: short("failed", *RUNNING, reports=[Report(LAUNCH, "i-00000001", Phase.FAILED, exit_code=3, tail="no such file")])),
+    (Kind.SCRIPT, lambda: short("failed", *RUNNING, reports=[Report(LAUNCH, "i-00000001", Phase.FAILED, exit_code=3, tail="no file")])),
     (Kind.UNREPORTED, lambda: short("deadline", *RUNNING)),
     (Kind.INTERRUPTED, lambda: short("failed", *(Seen(f"sir-{n}", f"i-0000000{n}", TAKEN, over=True) for n in (1, 2)))),
 ]
