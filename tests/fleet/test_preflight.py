@@ -22,7 +22,7 @@ def test_nothing_speaks_against_a_good_launch_and_nothing_is_made(session, cloud
     assert found["permission"].verdict.value == ("unknown" if call == "CreateFleet" else "ok")
     assert list(session.ledger.entries()) == []
     assert cloud.inventory()["instances"] == []
-    made = session.boto3().client("ec2").describe_tags(Filters=[{"Name": "tag:fleetctl:session", "Values": [session.id]}])
+    made = session.boto3().client("ec2").describe_tags(Filters=[{"Name": "value", "Values": [session.id]}])
     assert made["Tags"] == []
     assert session.boto3().client("ec2").describe_launch_templates()["LaunchTemplates"] == []
 
