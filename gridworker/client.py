@@ -25,14 +25,13 @@ from .keeping import Keeping, check_nodes
 from .keys import Keys, checked
 from .limits import HEARD_MOST
 from .looking import Looking
-from .messages import ID, Failure, item
+from .messages import ID, Failure
 from .naming import named
-from .parts import Aside, Part
+from .outgoing import Ask, encoded
 from .reading import Reading
-from .serialize import Functions, Reference, call_id, encode_arguments
+from .serialize import Functions, Reference
 from .signing import Seal, key_from
 from .store import Connection, Script, ServerError, pack, parse_url, read_secret
-from .trace import marked
 from .vacancy import Vacancies
 from .verbs import A, Call, Verbs
 from .waits import Wait, Waits
@@ -200,19 +199,8 @@ class Grid(Verbs, Looking, Keeping):
             self._submit_durably(answer.wait, [ask for _, ask in asks], codes)
         return answer
 
-    def _asks(self, pool: str, calls: list[Call], references: dict[int, Reference],
-              trace: bool) -> list[tuple[str, tuple[str, str, bytes]]]:
-        asks, aside, big = [], Aside(), dict[str, list[Part]]()
-        for function, args, kwargs in calls:
-            reference = references.get(id(function))
-            if reference is None:
-                reference = references[id(function)] = self._reference(function)
-            data, hashed = encode_arguments(args, kwargs, aside)
-            call = call_id(reference, hashed)
-            if aside.parts:
-                big[call], aside.parts = aside.parts, []
-            token = marked(reference.token) if trace or self.trace else reference.token
-            asks.append((call, (pool, "", item(call, token, reference.text, data, seal=self.seal))))
+    def _asks(self, pool: str, calls: list[Call], references: dict[int, Reference], trace: bool) -> list[Ask]:
+        asks, big = encoded(pool, calls, references, self._reference, self.seal, trace=trace or self.trace)
         if big:
             self._supply(big)
         return asks

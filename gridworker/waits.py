@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from .outgoing import Ask
     from .parking import Running
     from .signing import Seal
-
-    Ask = tuple[str, tuple[str, str, bytes]]      # a call: to which pool, by which call, its item
 
 
 class Wait:

@@ -1,0 +1,38 @@
+"""A request's calls as they are sent: each with its id, the pool it goes to and its item. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .messages import item
+from .parts import Aside, Part
+from .serialize import Reference, call_id, encode_arguments
+from .signing import Seal
+from .trace import marked
+from .verbs import Call
+
+Ask = tuple[str, tuple[str, str, bytes]]  # a call: its id; to which pool, by which call ("" is a client), its item
+
+
+def encoded(
+    pool: str, calls: Iterable[Call], references: dict[int, Reference], refer: Callable[[Callable[..., Any]], Reference], seal: Seal, *,
+    trace: bool,
+) -> tuple[list[Ask], dict[str, list[Part]]]:  # fmt: skip
+    """The calls to send, and the big values that go past them, by call. `references` is filled: a function is looked at once.
+
+    Raises what encoding raises: NotACall, and errors of arguments that cannot be pickled.
+    """
+    asks: list[Ask] = []
+    aside, big = Aside(), dict[str, list[Part]]()
+    for function, args, kwargs in calls:
+        reference = references.get(id(function))
+        if reference is None:
+            reference = references[id(function)] = refer(function)
+        data, hashed = encode_arguments(args, kwargs, aside)
+        call = call_id(reference, hashed)
+        if aside.parts:
+            big[call], aside.parts = aside.parts, []
+        token = marked(reference.token) if trace else reference.token
+        asks.append((call, (pool, "", item(call, token, reference.text, data, seal=seal))))
+    return asks, big
