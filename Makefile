@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup test retest check demo bench mutants clean
+.PHONY: setup test retest check demo bench mutants chaos clean
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -25,6 +25,10 @@ bench: setup            # small; all of it, with the peers that are installed: .
 
 mutants: setup          # each patch of tests/mutants takes away one mechanism of safety, and a test must notice
 	$(BIN)/python tests/mutants/run.py
+
+SEEDS ?= 2000
+chaos: setup            # launches on SEEDS bad days, and controllers killed at every moment; the last line is one JSON object
+	$(BIN)/python tests/chaos/run.py --seeds $(SEEDS)
 
 demo: setup
 	$(BIN)/fleetctl demo

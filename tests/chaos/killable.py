@@ -5,26 +5,27 @@ not looked at yet, before each write to the ledger and after it. At the one that
 """
 
 import contextlib
+import json
 import os
 import signal
 import sys
 from pathlib import Path
 
-from fleetctl import abandoned, aws, bring_up_spots, ledger, profiles, session, templates
+from fleetctl import abandoned, aws, bring_up_spots, ending, ledger, profiles, session, templates, things
 
 N = 2
 
 
 class Moments:
-    """Counts, and kills at number `kill`."""
+    """Remembers them by name, and kills at number `kill`, or at the first of that name."""
 
     def __init__(self, kill):
-        self.kill, self.passed = kill, 0
+        self.kill, self.passed = kill, []
 
-    def __call__(self):
-        if self.passed == self.kill:
+    def __call__(self, name):
+        if self.kill in (len(self.passed), name):
             os.kill(os.getpid(), signal.SIGKILL)
-        self.passed += 1
+        self.passed.append(name)
 
 
 def watch(moments, forgetful=False):
@@ -34,33 +35,38 @@ def watch(moments, forgetful=False):
     async def watched(self, service, operation, /, **parameters):
         if operation in ("receive_message", "delete_message_batch"):  # these make and end nothing, and come when they like
             return await call(self, service, operation, **parameters)
-        moments()
+        moments(f"before {operation}")
         answer = await call(self, service, operation, **parameters)
-        moments()
+        moments(f"after {operation}")
         return answer
 
     @contextlib.contextmanager
     def told(self):
-        moments()
+        moments("before a write")
         with writing(self):
             yield
-        moments()
+        moments("after a write")
 
     aws.Aws.call, ledger.Ledger._writing = watched, told
     if forgetful:
-        ledger.Ledger.intent = lambda self, *given, **named: 0 if given[1] in LAUNCHES else intent(self, *given, **named)
+        ledger.Ledger.intent = lambda self, *given, **named: 0 if given[1] in REQUESTS else intent(self, *given, **named)
 
 
-LAUNCHES = ("request_spot_instances", "run_instances", "create_fleet")
-REQUESTS = {
+REQUESTS = {  # by the call that makes the machines
     "request_spot_instances": {"LaunchSpecification": {"InstanceType": "t3.micro", "NetworkInterfaces": [{"DeviceIndex": 0}]}},
     "run_instances": templates.spot(itype="t3.micro"),
     "create_fleet": templates.fleet(types=["t3.micro", "t3.small"]),
 }
 
 
+def _hurry():
+    """Nothing here takes as long as in AWS."""
+    ending.LOOKS, things.DOUBT_SECONDS = (0.2, 0.5), 1.0
+
+
 def live(home, shape, kill, passed, forgetful=False):
-    """A bring-up and a teardown; the number of moments goes into the file `passed`."""
+    """A bring-up and a teardown; the names of the moments go into the file `passed`."""
+    _hurry()
     moments = Moments(kill)
     watch(moments, forgetful)
     one = session.Session(profiles.load("local", home=Path(home)))
@@ -68,11 +74,12 @@ def live(home, shape, kill, passed, forgetful=False):
         bring_up_spots(REQUESTS[shape], N, "sleep 1000", minutes=2, session=one).result(120)
     finally:
         one.close()
-    Path(passed).write_text(str(moments.passed))
+    Path(passed).write_text(json.dumps(moments.passed))
     os._exit(0)
 
 
 def recover(home):
     """What `fleetctl down` does, in a process of its own; exit status 1 where something is left."""
+    _hurry()
     receipt, _ = abandoned.down(Path(home))
     sys.exit(bool(receipt.remaining))

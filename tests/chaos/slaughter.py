@@ -4,6 +4,7 @@ The oracle is the cloud's own inventory and the operating system's processes, ne
 """
 
 import contextlib
+import json
 import multiprocessing
 import os
 import tempfile
@@ -20,14 +21,23 @@ TAG = "fleetctl:session"
 
 @dataclass
 class Slaughter:
-    """What came of it: `killed` moments of `moments`, what is left, what was made twice, and what else went wrong."""
+    """What came of it: `killed` moments of `moments`, whose `sessions`, what is left, what was made twice, and what else went wrong."""
 
     shape: str
     moments: int = 0
-    killed: list[int] = field(default_factory=list)
+    killed: list[int | str] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     doubles: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def place(home):
+    """A home of its own, whose local cloud is the one that runs in `home`."""
+    with tempfile.TemporaryDirectory(prefix="life-", dir=home) as name:
+        (Path(name) / "local").symlink_to(home / "local")
+        yield Path(name)
 
 
 class Butcher:
@@ -39,33 +49,34 @@ class Butcher:
         self.processes.set_forkserver_preload(["fleetctl.session", "aiobotocore.session", "boto3"])
 
     def moments(self, shape):
-        """How many there are in a life that is not killed."""
-        with self._place() as place:
-            status = self._run(killable.live, place, shape, None, str(place / "passed"))
+        """The names of all there are in a life that is not killed."""
+        with place(self.home) as home:
+            status = self._run(killable.live, home, shape, None, str(home / "passed"))
             assert status == 0, f"a life that nobody ends ended with {status}"
-            return int((place / "passed").read_text())
+            return json.loads((home / "passed").read_text())
 
     def kill(self, shape, moments, *, forgetful=False, jobs=4):
         """Kills one life at each of the moments; says what is left when all have been followed up."""
         done = Slaughter(shape, moments=len(moments))
         with ThreadPoolExecutor(jobs) as pool:
             for moment, session, statuses in pool.map(lambda moment: self._end_of(shape, moment, forgetful), moments):
+                done.sessions.append(session)
                 if statuses[0] == -9:
                     done.killed.append(moment)
                 if statuses[0] not in (-9, 0) or statuses[1]:
                     done.wrong.append(f"killed at {moment}: exit status {statuses[0]}, recovery {statuses[1]}")
                 done.doubles += [f"killed at {moment}: {one}" for one in self._doubles(session)]
-                done.left += [f"killed at {moment}: {one}" for one in self._left(session)]
+                done.left += [f"killed at {moment}: {one}" for one in self.left(session)]
         return done
 
     def _end_of(self, shape, moment, forgetful):
-        with self._place() as place:
-            status = self._run(killable.live, place, shape, moment, str(place / "passed"), forgetful)
-            [*sessions] = [path.stem for path in (place / "ledgers").glob("*.sqlite")]
-            return moment, "".join(sessions), (status, self._run(killable.recover, place))
+        with place(self.home) as home:
+            status = self._run(killable.live, home, shape, moment, str(home / "passed"), forgetful)
+            [session] = [path.stem for path in (home / "ledgers").glob("*.sqlite")]
+            return moment, session, (status, self._run(killable.recover, home))
 
-    def _run(self, target, place, *given):
-        process = self.processes.Process(target=target, args=(str(place), *given))
+    def _run(self, target, home, *given):
+        process = self.processes.Process(target=target, args=(str(home), *given))
         process.start()
         process.join(SECONDS)
         if process.exitcode is None:
@@ -74,14 +85,7 @@ class Butcher:
             return f"killed after {SECONDS} s"
         return process.exitcode
 
-    @contextlib.contextmanager
-    def _place(self):
-        """A home whose local cloud is the one that runs."""
-        with tempfile.TemporaryDirectory(prefix="life-", dir=self.home) as name:
-            (Path(name) / "local").symlink_to(self.home / "local")
-            yield Path(name)
-
-    def _left(self, session):
+    def left(self, session):
         """What the cloud still has of a session, and the processes of its machines."""
         there = self.cloud.inventory()
         requests = {one["id"]: one for one in there["spot_requests"] if one["tags"].get(TAG) == session}

@@ -20,10 +20,10 @@ _spec.loader.exec_module(mutants_run)
 def test_a_mutant_fits_the_code_and_names_a_test(mutant: Any, tmp_path: Path) -> None:
     mutants_run.copy(tmp_path)
     mutant.apply(tmp_path)
-    path, _, name = mutant.test.partition("::")
+    path, _, name = mutant.test.partition("[")[0].partition("::")
     assert f"def {name}(" in (tmp_path / path).read_text()
     assert mutant.removes
 
 
 def test_every_line_of_safety_has_mutants() -> None:
-    assert {mutant.line for mutant in mutants_run.mutants()} == {1, 2, 3, 4, 5, 6}
+    assert {mutant.line for mutant in mutants_run.mutants()} == {*range(1, 11)}
