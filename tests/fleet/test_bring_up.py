@@ -96,7 +96,7 @@ async def test_at_the_deadline_below_the_minimum_everything_is_ended_and_the_err
 
 async def test_at_the_deadline_with_the_minimum_up_the_rest_is_cancelled(session, cloud, oracle, request_):
     cloud.fault("never-boots", type="t3.micro", times=1)
-    launch = bring_up_spots(request_, 3, "sleep 1000", minimum=2, minutes=0.12, session=session)
+    launch = bring_up_spots(request_, 3, "sleep 1000", minimum=2, minutes=0.3, session=session)
     assert len((await launch.enough()).succeeded) >= 2
     machines = await launch
     assert len(machines.succeeded) == 2

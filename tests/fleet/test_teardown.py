@@ -295,4 +295,5 @@ def test_a_receipt_of_failed_machines_has_what_they_cost(fake_session):
     launch = bring_up_spots(REQUEST, 2, "true", session=session)
     with pytest.raises(ScriptFailed):
         launch.result(10)
-    assert down(session).cost == pytest.approx(2 * 0.0031 / 60, rel=0.01), "a minute at least is billed"
+    disk = 8 * 0.10 / 720  # USD an hour: 8 GiB of gp2, where the request names none
+    assert down(session).cost == pytest.approx(2 * (0.0031 + disk) / 60, rel=0.01), "a minute at least is billed"
