@@ -1,7 +1,8 @@
 """What `fleetctl reap` does for machines, as a function that AWS Lambda runs: end whatever has outlived its `expires` tag.
 
 This file is the function's code as it stands (`fleetctl reap --template` puts it into a CloudFormation template), so it imports nothing
-of fleetctl. It ends what costs by the hour: spot requests, fleets, instances, and volumes that nothing uses any more.
+of fleetctl. It ends what costs by the hour: spot requests, fleets, instances, and volumes that nothing uses any more (those of machines
+that are going down it is refused; its next run deletes them).
 """
 
 import os
@@ -49,7 +50,9 @@ def reap(ec2: Any, now: datetime) -> dict[str, list[str]]:
                 end(one)
                 done.append(one)
             except ec2.exceptions.ClientError as error:
-                refused.append(f"{one}: {error.response['Error']['Code']}")
+                code = error.response["Error"]["Code"]
+                if not code.endswith(".NotFound"):  # a tag outlives its thing
+                    refused.append(f"{one}: {code}")
 
     requests = [one for one in ids if one.startswith("sir-")]
     machines = [one for one in ids if one.startswith("i-")]

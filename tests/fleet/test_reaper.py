@@ -47,8 +47,9 @@ def test_the_function_imports_nothing_that_lambda_lacks():
 def test_the_role_allows_what_the_function_calls_and_ending_only_what_is_ours():
     role = reaper_template.template()["Resources"]["Role"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
     allowed = {action.partition(":")[2] for statement in role for action in statement["Action"]}
-    called = set(re.findall(r'ec2\.([a-z_]+)\(|get_paginator\("([a-z_]+)"\)', reaper_template.code()))
-    names = {(one or other).title().replace("_", "") for one, other in called} - {"GetPaginator"}
+    code = reaper_template.code()
+    called = {*re.findall(r"ec2\.([a-z_]+)\(", code), *re.findall(r'get_paginator\("([a-z_]+)"\)', code)} - {"get_paginator"}
+    names = {one.title().replace("_", "") for one in called}
     assert names == allowed
     for statement in role:
         if not all(action.startswith("ec2:Describe") for action in statement["Action"]):
@@ -105,7 +106,8 @@ def test_on_the_local_cloud_it_ends_what_is_over_and_nothing_else(session, reque
         told = reaper.reap(ec2, datetime.now(UTC))
         assert told == {"ended": [], "refused": []}
         told = reaper.reap(ec2, datetime.now(UTC) + timedelta(hours=2))
-        assert over < set(told["ended"]) and told["refused"] == []
+        assert over < set(told["ended"])
+        assert all(one.endswith(": VolumeInUse") for one in told["refused"])  # until its machine is gone; the next run deletes it
         states = {one["InstanceId"]: one["State"]["Name"] for page in ec2.get_paginator("describe_instances").paginate()
                   for row in page["Reservations"] for one in row["Instances"]}
         assert {states[one] for one in over} <= {"shutting-down", "terminated"}
