@@ -152,7 +152,7 @@ def living(cloud):
 def wait_for():
     """Waits for what another process does, of which there is no event here."""
 
-    def wait(holds, seconds=20):
+    def wait(holds, seconds=60):
         until = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < until
