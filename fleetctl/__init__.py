@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from .handle import Launch, Progress
     from .machines import Machine, Machines
     from .receipt import Receipt
+    from .resuming import attach
     from .session import Session, connect, current
     from .spot import bring_up_one_spot, bring_up_spots, extend, preflight, teardown, teardown_all
 
 __all__ = [
     # verbs
-    "bring_up_one_spot", "bring_up_spots", "commands", "connect", "connect_grid", "current", "extend", "preflight",
+    "attach", "bring_up_one_spot", "bring_up_spots", "commands", "connect", "connect_grid", "current", "extend", "preflight",
     "teardown", "teardown_all",
     # what they give and take
     "Cost", "Launch", "Machine", "Machines", "Preflight", "Program", "Progress", "Receipt", "Session",
@@ -36,6 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
+    "attach": "resuming",
     "bring_up_one_spot": "spot", "bring_up_spots": "spot", "extend": "spot", "preflight": "spot",
     "teardown": "spot", "teardown_all": "spot",
     "connect": "session", "current": "session", "Session": "session", "connect_grid": "commands",

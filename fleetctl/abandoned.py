@@ -26,12 +26,22 @@ from .session import LEDGERS
 
 log = logging.getLogger(__name__)
 
+KEPT_SECONDS = 30 * 86_400.0  # a month is what a bill covers, so long a ledger can answer for it
 DYING_SECONDS = 30.0  # what the kernel may take to end a killed process, whose memory may be large
 
 
 def listing(home: Path) -> list[SessionRecord]:
     """The sessions that are alive or have not ended, oldest first."""
     return [record for record in sessions(home / LEDGERS) if record.living or record.ended is None]
+
+
+def tidy(home: Path, now: float) -> list[str]:
+    """Delete the ledgers of sessions that ended more than KEPT_SECONDS ago; returns their ids. All they knew of was seen to be gone."""
+    old = [one for one in sessions(home / LEDGERS) if not one.living and one.ended is not None and now - one.ended > KEPT_SECONDS]
+    for record in old:
+        for file in (record.path, record.path.with_suffix(".lock")):
+            file.unlink(missing_ok=True)
+    return [record.id for record in old]
 
 
 def launches(record: SessionRecord) -> list[Entry]:
@@ -42,10 +52,13 @@ def launches(record: SessionRecord) -> list[Entry]:
 def down(home: Path, *, force: bool = False) -> tuple[Receipt, list[SessionRecord]]:
     """End what every unowned session left; with `force` that of living ones too. Returns the receipt and the sessions left alone.
 
+    Old ledgers of sessions that have ended are deleted.
+
     Raises ProfileError for a session whose cloud cannot be told any more, LedgerError for one that somebody else ends at the moment,
     when all the others have been ended; nothing of that one was touched then.
     """
     total, spared = Receipt(), []
+    tidy(home, time.time())
     trouble: FleetError | None = None
     for record in listing(home):
         if record.living and not force:
@@ -86,7 +99,7 @@ def take_over(home: Path, session: str, kept: Collection[str] = ()) -> Receipt:
 
 async def _end(record: SessionRecord, home: Path, kept: Collection[str] = ()) -> Receipt:
     """One session's end. Of a forced living one the ledger is only read: it belongs to its process."""
-    profile = _profile(record, home)
+    profile = profile_of(record, home)
     if record.living:
         return Receipt() if profile is None else await _end_at(profile, record, record.entries, None)
     ledger = Ledger.open(record.path)
@@ -154,8 +167,8 @@ async def _rate(call: Call, entries: tuple[Entry, ...]) -> Callable[[dict[str, A
     return lambda row: described(row, tariff).average(time.time())
 
 
-def _profile(record: SessionRecord, home: Path) -> Profile | None:
-    """The cloud that the session worked on. None: a local cloud that has ended, and its machines with it."""
+def profile_of(record: SessionRecord, home: Path) -> Profile | None:
+    """The cloud that the session worked on, in its region. None: a local cloud that has ended, and its machines with it."""
     if record.cloud == "local":
         running = local_cloud().status(home / "local")
         if running is None or running.endpoint_url != record.endpoint:
@@ -166,4 +179,4 @@ def _profile(record: SessionRecord, home: Path) -> Profile | None:
             f"session {record.id} worked on {record.endpoint or 'AWS'}, but {record.cloud!r} now means {profile.endpoint_url or 'AWS'}",
             todo="point the profile back, then try again",
         )
-    return profile
+    return profile if profile.region == record.region else replace(profile, region=record.region)

@@ -109,6 +109,16 @@ def render(program: Program, *, launch: UUID, session: str, topic_arn: str, regi
     return small
 
 
+def told(script: str, name: str) -> str:
+    """The value that a rendered script gives to a name, '' where it gives none.
+
+    >>> told("launch=6f1c object=", "object"), told("object=bucket/fuse", "object")
+    ('', 'bucket/fuse')
+    """
+    found = re.search(rf"^{name}=(.*)$", script, re.MULTILINE)
+    return "".join(shlex.split(found[1])) if found else ""
+
+
 def _packed(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 

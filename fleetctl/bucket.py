@@ -76,3 +76,10 @@ def reserve(call: ec2.Call, again: ec2.Call, session: str, region: str, *, named
     if named is not None:
         return Bucket(call, again, session, region, name=named, prefix=f"fleetctl/{once}/", own=False)
     return Bucket(call, again, session, region, name=f"fleetctl-{once}")
+
+
+def found(call: ec2.Call, again: ec2.Call, session: str, region: str, whole: str) -> Bucket:
+    """The place that an earlier process of the session has reserved; `whole` is bucket and key of an object in it. Asks nothing of AWS."""
+    name, _, key = whole.partition("/")
+    prefix = key[: key.rfind("/") + 1]
+    return Bucket(call, again, session, region, name=name, prefix=prefix, own=not prefix)

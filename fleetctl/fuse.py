@@ -6,13 +6,14 @@ Two clocks end a machine, whichever comes first:
   number in it that has grown is the sign. What cannot be read is no sign, and the countdown goes on.
 * the hard end, a time that only `extend` moves. It stands in the boot script, in the object, and in the instances' `expires` tag.
 
-So a session whose launches end within FUSE_MINUTES has nothing to write, and makes no bucket for it, until somebody extends one.
+So a session whose launches end within FUSE_MINUTES of their beginning has nothing to write, and makes no bucket for it, until
+somebody extends one. A launch that the object does not name keeps the end that it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 FUSE_MINUTES = 120
 HOURS = 2.0  # to the hard end, where nothing else is said
@@ -42,9 +43,9 @@ def look_seconds(hours: float) -> int:
     return max(1, min(int(RENEW_SECONDS), int(hours * 600)))
 
 
-def must_write(ends: Mapping[str, float], now: float, *, written: bool) -> bool:
-    """Whether a session has to show that it lives: once it has begun it goes on while anything does; a far end makes it begin."""
-    return bool(ends) and (written or max(ends.values()) - now > 60 * FUSE_MINUTES)
+def must_write(spans: Iterable[tuple[float, float]]) -> bool:
+    """Whether a session has to show that it lives: where a launch of it, from beginning to hard end, is longer than the fuse."""
+    return any(end - began > 60 * FUSE_MINUTES for began, end in spans)
 
 
 def warning(end: float, now: float) -> str:
@@ -62,3 +63,15 @@ def warning(end: float, now: float) -> str:
 def said(end: float) -> str:
     """A hard end as people read it."""
     return f"{datetime.fromtimestamp(end).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def when(text: str) -> float | None:
+    """The time of an `expires` tag; None where it cannot be read.
+
+    >>> when("2030-01-01T00:00:00Z"), when("soon")
+    (1893456000.0, None)
+    """
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None

@@ -22,6 +22,11 @@ PACKAGE = Path(__file__).parent
 END_SECONDS = 5.0  # what a sidecar may take to end after the good-bye
 
 
+def wanted() -> bool:
+    """Whether processes have sidecars; FLEETCTL_SIDECAR=off in the environment does without."""
+    return os.environ.get("FLEETCTL_SIDECAR") != "off"
+
+
 class Guard:
     """A running sidecar. `start` makes one; from any thread."""
 

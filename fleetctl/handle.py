@@ -148,7 +148,10 @@ class Launch(Pending[T], Generic[T]):
         await self._conductor.settled.wait()
 
     def result(self, timeout: float | None = None) -> T:
-        """Block for the machines. Raises TimeoutError after `timeout` seconds (the launch goes on); Ctrl-C cancels the launch."""
+        """Block for the machines. Raises TimeoutError after `timeout` seconds (the launch goes on).
+
+        Ctrl-C cancels the launch; one that another process has begun goes on.
+        """
         until = None if timeout is None else time.monotonic() + timeout
         try:
             with display.progress(self) as tick:
@@ -162,7 +165,7 @@ class Launch(Pending[T], Generic[T]):
                 raise TimeoutError(f"{self!r} goes on; wait again, or end it with .cancel()")
             return self._outcome(0)
         except KeyboardInterrupt:
-            if not self.done():
+            if not self.done() and not self._conductor.resumed:
                 display.say(f"interrupted: cancelling {self!r}")
                 self.cancel().result(CANCEL_SECONDS)
             raise

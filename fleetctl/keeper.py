@@ -15,7 +15,7 @@ from . import display, ec2, fuse
 from .bucket import Bucket
 from .errors import FleetError, RequestInvalid
 from .launch import Conductor
-from .lifecycle import LaunchState
+from .lifecycle import SETTLED, LaunchState
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,12 @@ class Keeper:
         await bucket.put(fuse.KEY, fuse.text(self._written, self._ends()))
 
     def _ends(self) -> dict[str, float]:
-        return {str(one.uuid): one.expires for one in self.living()}
+        return {str(one.uuid): one.expires for one in self.living() if one.end_known}
+
+    def _must_write(self) -> bool:
+        """Not while an end is being looked up: it may have been moved, and machines must hear of that before the old one comes."""
+        looking = any(not one.end_known and one.core.state not in SETTLED for one in self.living())
+        return not looking and fuse.must_write((one.order.began, one.expires) for one in self.living())
 
     async def _keep(self) -> None:
         next_write, troubled = 0.0, False
@@ -107,7 +112,7 @@ class Keeper:
                 await self._tick()
             except Exception:  # nothing must keep this loop from showing that the session lives
                 log.exception("the books of the session could not be brought up to date")
-            if clock() >= next_write and fuse.must_write(self._ends(), time.time(), written=self._written > 0):
+            if clock() >= next_write and self._must_write():
                 try:
                     await self._write()
                     next_write, troubled = clock() + fuse.RENEW_SECONDS, False

@@ -21,12 +21,11 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from . import denied, ec2, fuse, shapes
+from . import denied, ec2, shapes
 from .asking import Asking
 from .billing import Bill
-from .bootstrap import Program
 from .bucket import Bucket
 from .errors import AwsError, Denied, FleetError, LaunchFailed
 from .events import (
@@ -72,7 +71,6 @@ class Desk(Home, Protocol):
 
     id: str
     profile: Profile
-    place: Bucket
 
     @property
     def call(self) -> ec2.Call:
@@ -95,26 +93,24 @@ class Conductor:
     """Carries one launch from the call to its outcome."""
 
     lifetime = "session"  # or "fuse": left to its machines' fuses when the session's process ends
+    end_known = True  # whether `expires` is what its machines obey
+    resumed = False  # another process has begun it: to stop waiting for it ends nothing
 
-    def __init__(
-        self, desk: Desk, request: dict[str, Any], program: Program, *, wanted: int, minimum: int, seconds: float,
-        fuse_minutes: int = fuse.FUSE_MINUTES, hours: float = fuse.HOURS, pools: Sequence[Pool] = (),
-    ) -> None:  # fmt: skip
-        now = time.time()
-        self.desk = desk
-        self.order = Order(uuid4(), desk.id, request, program, wanted, now, now + seconds, fuse_minutes, hours, desk.place.whole(fuse.KEY))
-        self.expires = self.order.expires  # the hard end of its machines, which `extend` moves
-        self.uuid: UUID = self.order.uuid
-        self.type, self.cap = self.order.type, self.order.cap
-        self._shape = self.order.shape
-        self._pools = tuple(pools) or (Pool(request),)
+    def __init__(self, desk: Desk, order: Order, *, minimum: int, pools: Sequence[Pool] = ()) -> None:
+        wanted = order.wanted
+        self.desk, self.order = desk, order
+        self.expires = order.expires  # the hard end of its machines, which `extend` moves
+        self.uuid: UUID = order.uuid
+        self.type, self.cap = order.type, order.cap
+        self._shape = order.shape
+        self._pools = tuple(pools) or (Pool(order.request),)
         self._offers = [replace(self.order, request=pool.request, on_demand=pool.on_demand) for pool in self._pools]
         self.bill = Bill(self._offers, desk.profile.region)
         self._plan = Plan(wanted, len(self._offers))
         self._call = functools.partial(desk.call, launch=str(self.uuid))
         self.core = Core(wanted, minimum)
-        self._pools_asked = Asking(self._call, f"launch {self.uuid}", now + seconds, lambda: self.core.state in SETTLED)
-        self.began, self.deadline = now, now + seconds
+        self._pools_asked = Asking(self._call, f"launch {self.uuid}", order.deadline, lambda: self.core.state in SETTLED)
+        self.began, self.deadline = order.began, order.deadline
         self.settled_at: float | None = None
         self.future: concurrent.futures.Future[Machines] = concurrent.futures.Future()
         self.enough: concurrent.futures.Future[Machines] = concurrent.futures.Future()

@@ -107,6 +107,18 @@ class Ledger:
             raise LedgerError(f"the ledger {path.name} cannot be written: {error}", todo="free or mend the disk that holds it") from error
         return cls(path, lock, db)
 
+    @classmethod
+    def take_over(cls, path: Path) -> Ledger:
+        """Open the ledger of a session that goes on in this process. Raises LedgerError."""
+        ledger = cls.open(path)
+        try:
+            with ledger._writing():
+                ledger._db.execute("UPDATE session SET pid = ?", (os.getpid(),))
+        except LedgerError:
+            ledger.close()
+            raise
+        return ledger
+
     def intent(
         self, service: str, operation: str, request: Any, *, region: str, launch: str | None = None, token: str | None = None
     ) -> int:

@@ -79,6 +79,7 @@ class Core:
     lost: int = 0  # slots that will never be
     interruptions: int = 0  # slots that EC2 has taken back, or is about to, after they were ready
     said_enough: bool = False
+    keeps: bool = False  # whoever is still expected at the outcome stays: so it is where another process had its reasons
     owed: int = 0  # machines that may still come of further calls
 
     def __repr__(self) -> str:
@@ -248,7 +249,8 @@ class Core:
     def _resolve(self) -> list[Command]:
         """Up: whoever is still expected is not waited for any more. Failed machines stay, for whoever wants to look at them."""
         self._turn(Turn.ENOUGH)
-        waiting = [slot for slot in self.slots.values() if not slot.was_ready and (slot.hopeless or not slot.lost)]
+        missing = [slot for slot in self.slots.values() if not slot.was_ready and (slot.hopeless or not slot.lost)]
+        waiting = [] if self.keeps else missing
         for slot in waiting:
             slot.dropped = True
         unreported = tuple(slot.instance for slot in waiting if slot.instance)

@@ -42,7 +42,10 @@ class Home(Protocol):
     """What a machine needs of its session."""
 
     key_file: Path | None
-    secret: str
+
+    @property
+    def secret(self) -> str:
+        """The password of the grid's server and the grid's key."""
 
     def submit(self, work: Coroutine[Any, Any, Any], what: str) -> Pending[Any]:
         """Run a coroutine on the session's loop."""

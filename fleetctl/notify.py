@@ -87,12 +87,15 @@ class Demultiplexer:
 
 
 class Channel:
-    """A topic, a queue, their subscription, and the task that listens. `open` it before use, `close` it when nothing is left to report."""
+    """A topic, a queue, their subscription, and the task that listens. `open` it before use, `close` it when nothing is left to report.
 
-    def __init__(self, call: Call, session: str, *, name: str, topic_arn: str | None = None) -> None:
+    With a `wire`, which an earlier process has made, nothing is made.
+    """
+
+    def __init__(self, call: Call, session: str, *, name: str, topic_arn: str | None = None, wire: Wire | None = None) -> None:
         self.session, self.name = session, name  # a name is used once: SQS refuses one that was deleted in the last 60 s
         self.demultiplexer = Demultiplexer(session)
-        self.wire: Wire | None = None
+        self.wire = wire
         self._call, self._shared_topic = call, topic_arn
         self._listener: asyncio.Task[None] | None = None
         self._deleting: set[asyncio.Task[None]] = set()
@@ -108,6 +111,11 @@ class Channel:
 
     async def open(self, *, probe_seconds: float = 60) -> None:
         """Make topic, queue and subscription, listen, and send the probe. Raises ChannelSilent when it does not come back in time."""
+        self.wire = self.wire or await self._make()
+        self._listener = asyncio.create_task(self._listen(self.wire.queue_url), name=f"listener of session {self.session}")
+        await self.probe(probe_seconds)
+
+    async def _make(self) -> Wire:
         name, tags = self.name, {"fleetctl:session": self.session}
         own = self._shared_topic is None
         topic = (
@@ -147,9 +155,7 @@ class Channel:
                 Attributes={"RawMessageDelivery": "true"},
             )
         )["SubscriptionArn"]
-        self.wire = Wire(topic, queue, queue_arn, subscription, own)
-        self._listener = asyncio.create_task(self._listen(queue), name=f"listener of session {self.session}")
-        await self.probe(probe_seconds)
+        return Wire(topic, queue, queue_arn, subscription, own)
 
     async def probe(self, seconds: float) -> None:
         """Publish a probe until it comes back. Raises ChannelSilent after `seconds`."""

@@ -29,8 +29,8 @@ class Order:
     wanted: int
     began: float
     deadline: float
-    fuse_minutes: int
-    hours: float = 2.0
+    fuse_minutes: int = fuse.FUSE_MINUTES
+    hours: float = fuse.HOURS
     fuse_object: str = ""
     part: int = 0  # which of the launch's calls it is for: each has a token of its own
     on_demand: bool = False

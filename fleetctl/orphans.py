@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from .estate import FLEET, RUN, SPOT
 from .kinds import KINDS
 from .ledger import Entry, SessionRecord
 
-__all__ = ["NAME", "Found", "entries", "expired", "orphans", "session_of", "when"]
+__all__ = ["NAME", "Found", "entries", "expired", "orphans", "session_of"]
 
 NAME = re.compile(r"(?:^|[/:])fleetctl-([0-9a-f]{12})-[0-9a-f]{8}(?=$|[:/])")  # topics, queues, buckets; subscriptions by their topic
 # nobody knows whether the machine of such a spot request leaves volumes behind: it is to be looked at
@@ -48,18 +47,6 @@ def session_of(name: str) -> str:
     """
     found = PARAMETER.search(name) or NAME.search(name)
     return found[1] if found else ""
-
-
-def when(text: str) -> float | None:
-    """The time of an `expires` tag; None where it cannot be read.
-
-    >>> when("2030-01-01T00:00:00Z"), when("soon")
-    (1893456000.0, None)
-    """
-    try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return None
 
 
 def orphans(found: Iterable[Found], known: Iterable[SessionRecord]) -> list[Found]:

@@ -1,13 +1,15 @@
-"""The commands over what nobody owns: `fleetctl recover`, `orphans`, `adopt`, `reap`."""
+"""The commands over what nobody owns: `fleetctl recover`, `attach`, `orphans`, `adopt`, `reap`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,16 +19,25 @@ from .errors import FleetError
 from .profiles import state_home
 
 if TYPE_CHECKING:  # what works is imported where it is needed: AWS's library takes a while, and --help should not
+    from .handle import Launch
     from .ledger import SessionRecord
     from .orphans import Found
 
 
 def add_commands(commands: Any) -> None:
-    """Add the parsers of the four commands."""
-    recover = commands.add_parser("recover", help="show what sessions left whose process is gone, and end it if you say so")
+    """Add the parsers of the commands."""
+    recover = commands.add_parser("recover", help="show what sessions left whose process is gone, and end it or go on with it")
     recover.add_argument("sessions", nargs="*", metavar="SESSION", help="these only")
-    recover.add_argument("--end", "--yes", action="store_true", dest="end", help="end it all, ask nothing")
+    what = recover.add_mutually_exclusive_group()
+    what.add_argument("--end", "--yes", action="store_const", const="end", dest="what", help="end it all, ask nothing")
+    what.add_argument("--adopt", action="store_const", const="adopt", dest="what", help="go on with it until Ctrl-C, ask nothing")
     recover.set_defaults(run=_recover)
+
+    attach = commands.add_parser("attach", help="show the machines of a launch whose process is gone, and keep them if you say so")
+    attach.add_argument("launch", metavar="LAUNCH", help="its id, or the first eight characters, as `ls` shows them")
+    attach.add_argument("--minutes", type=float, default=10, metavar="M", help="how long to wait for the machines to report (10)")
+    attach.add_argument("--hold", action="store_true", help="stay until Ctrl-C, and look after its session as its own process did")
+    attach.set_defaults(run=_attach)
 
     orphans = commands.add_parser("orphans", help="list what bears fleetctl's tags in a cloud and no ledger here knows")
     orphans.set_defaults(run=_orphans)
@@ -51,21 +62,86 @@ def _recover(options: argparse.Namespace) -> int:
     if unknown := sorted({*options.sessions} - {one.id for one in records}):
         raise FleetError(f"no session {', '.join(unknown)} is alive or has left anything", todo="`fleetctl ls` shows the sessions")
     code = 0
+    adopted: list[Launch[Any]] = []
     for record in records:
         if record.living:
             console.print(f"session {record.id} is alive (process {record.pid}) and was left alone", highlight=False)
             continue
         console.print(_summary(record), highlight=False)
-        if not (options.end or _asked(console, "end it?")):
+        what = options.what or _chosen(console)
+        if what == "end":
+            receipt = abandoned.take_over(home, record.id)
+            console.print(receipt.table())
+            code = 1 if receipt.remaining else code
+        elif what == "adopt":
+            adopted += _taken(record, home)
+        else:
             console.print(f"left as it is; `fleetctl recover {record.id}` asks again", highlight=False)
             code = 1
-            continue
-        receipt = abandoned.take_over(home, record.id)
-        console.print(receipt.table())
-        code = 1 if receipt.remaining else code
     if not records:
         console.print("no session has left anything")
+    return _held(console, adopted, hold=True) if adopted else code
+
+
+def _taken(record: SessionRecord, home: Path) -> list[Launch[Any]]:
+    from .resuming import take
+
+    return take(record, home, minutes=10, lifetime="fuse")
+
+
+def _attach(options: argparse.Namespace) -> int:
+    from .resuming import attach
+
+    return _held(Console(), [attach(options.launch, minutes=options.minutes)], hold=options.hold)
+
+
+def _held(console: Console, launches: Sequence[Launch[Any]], *, hold: bool) -> int:
+    """Show the machines of launches that were gone on with, stay if told to, and let go of them in the end: all runs on."""
+    sessions = {one.session.id: one.session for one in launches}
+    code = 0
+    try:
+        for launch in launches:
+            if error := _settled(launch):
+                console.print(str(error), style="red", markup=False, highlight=False)
+                code = 1
+            else:
+                console.print(_machines(launch))
+        if hold and not code:
+            console.print(f"this process looks after {_names(sessions)} now; Ctrl-C lets go of it", highlight=False, soft_wrap=True)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        console.print()
+    finally:
+        for session in sessions.values():
+            session.leave()
+    console.print(f"{_names(sessions)} goes on without a process; `fleetctl recover` ends it", highlight=False, soft_wrap=True)
     return code
+
+
+def _settled(launch: Launch[Any]) -> BaseException | None:
+    """Wait for a launch and return what it raised. Not by `result`: Ctrl-C there would end the machines."""
+    from .display import progress
+
+    with progress(launch) as tick:
+        while True:
+            try:
+                return launch.exception(tick.seconds)
+            except TimeoutError:
+                tick.show()
+
+
+def _machines(launch: Launch[Any]) -> Table:
+    now = launch.progress()
+    table = Table(title=f"launch {launch.uuid}: {now.up} of {len(launch.machines)} up, ${now.per_hour:.4f}/h", title_justify="left")
+    for name in ("machine", "state", "type", "zone", "ip"):
+        table.add_column(name, no_wrap=True)
+    for one in launch.machines.values():
+        table.add_row(one.instance_id or one.request_id, one.state, one.type or "–", one.zone or "–", one.public_ip or one.ip or "–")
+    return table
+
+
+def _names(sessions: Iterable[str]) -> str:
+    return f"session {', '.join(sessions)}"
 
 
 def _summary(record: SessionRecord) -> str:
@@ -140,9 +216,18 @@ def _clock(seconds: float | None) -> str:
     return "–" if seconds is None else f"{datetime.fromtimestamp(seconds).astimezone():%m-%d %H:%M}"
 
 
+def _chosen(console: Console) -> str:
+    """What somebody at a terminal wants to be done with a session. Where nobody can be asked, nothing."""
+    if not sys.stdin.isatty():
+        console.print("end it? nobody is there to answer, so: no (--end ends it, --adopt goes on with it)", highlight=False, soft_wrap=True)
+        return ""
+    said = console.input("(e)nd it, (a)dopt it, or leave it? [e/a/N] ", markup=False).strip().lower()
+    return {"e": "end", "end": "end", "a": "adopt", "adopt": "adopt"}.get(said, "")
+
+
 def _asked(console: Console, question: str) -> bool:
     """Whether somebody at a terminal says yes. Where nobody can be asked, that is no."""
     if not sys.stdin.isatty():
-        console.print(f"{question} nobody is there to answer, so: no (--end or --yes says yes)", highlight=False, soft_wrap=True)
+        console.print(f"{question} nobody is there to answer, so: no (--yes says yes)", highlight=False, soft_wrap=True)
         return False
     return console.input(f"{question} [y/N] ", markup=False).strip().lower() in ("y", "yes")

@@ -11,7 +11,6 @@ import atexit
 import functools
 import logging
 import os
-import secrets
 import threading
 import time
 import weakref
@@ -23,16 +22,18 @@ from uuid import uuid4
 
 import boto3
 
-from . import display, ec2, profiles
+from . import display, ec2, guard, profiles
+from .belongings import Belongings
 from .billing import described
 from .books import Books
-from .bucket import Bucket, reserve
+from .bucket import Bucket
 from .budget import checked
 from .cost import Cost
 from .ending import end
 from .errors import FleetError, LaunchFailed, NotConnected, StillBilling
 from .estate import Estate
-from .futures import Pending, Shared, submit
+from .former import Former
+from .futures import Pending, submit
 from .guard import Guard
 from .journal import Journal, attempt
 from .keeper import Keeper
@@ -52,41 +53,31 @@ CLOSE_SECONDS = 15.0  # what a tunnel, or the session's own loop, may take to cl
 LEFT = "`fleetctl ls` shows what is left, `fleetctl down` ends it"
 
 
-class Secret(str):
-    """A text that no repr shows, so no traceback with variables and no careless log line does either."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<secret>"
-
-
 class Session:
     """One controlling process's launches. Make it with `connect`; end it with `teardown_all()`, or by leaving Python.
 
     `probe_seconds` is how long the channel's first message may take before nothing is launched; `sidecar`: from the first launch on, a
-    process stands by that ends what the session left when this process dies. `budget` is in USD.
+    process stands by that ends what the session left when this process dies. `budget` is in USD. `former`: what an earlier process has
+    left, whose session goes on as this one.
     """
 
-    def __init__(self, profile: Profile, *, probe_seconds: float = 60, sidecar: bool = False, budget: float | None = None) -> None:
-        self.id = uuid4().hex[:12]
+    def __init__(
+        self, profile: Profile, *, probe_seconds: float = 60, sidecar: bool = False, budget: float | None = None,
+        former: Former | None = None,
+    ) -> None:  # fmt: skip
+        self.id = former.ledger.session if former else uuid4().hex[:12]
         self.profile = profile
         self.key_file: Path | None = profile.key_file
         self.launches: list[Conductor] = []
-        self.ledger = Ledger.create(
+        self.ledger = former.ledger if former else Ledger.create(
             profile.home / LEDGERS, self.id, cloud=profile.name, region=profile.region, endpoint=profile.endpoint_url
-        )
-        self.secret: str = Secret(f"{secrets.token_hex(16)} {secrets.token_hex(32)}")  # the grid's password and key
+        )  # fmt: skip
         self.aws = profile.aws()
         self.call: ec2.Call = Journal(self.aws, self.ledger)
-        self._probe_seconds = probe_seconds
-        self._channel: Shared[Channel] = Shared(self._open_channel)
-        self._parameter: Shared[str] = Shared(self._put_parameter)
-        self.place = self._reserve()  # machines are told where to look before there is anything
+        self._belongings = Belongings(self, self.aws.call, probe_seconds=probe_seconds, former=former)
         self._books: Books = Books(self, checked(budget))
         self._admitting = threading.Lock()  # from the look at the budget until the launch is one of those that count
         self._keeper = Keeper(self, self._books.admit_extension, self._books.tick)
-        self._bucket: Shared[Bucket] = Shared(self._open_bucket)
         self._ending = asyncio.Lock()  # held by a teardown of everything
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._loop = asyncio.new_event_loop()
@@ -124,38 +115,25 @@ class Session:
         """The session's channel, opened and probed when first asked for; all who ask meanwhile share the attempt and its failure."""
         async with self._ending:  # what begins during a teardown of everything begins after it
             pass
-        return await self._channel.get()
-
-    async def _open_channel(self) -> Channel:
-        channel = Channel(self.call, self.id, name=f"fleetctl-{self.id}-{secrets.token_hex(4)}", topic_arn=self.profile.topic)
-        try:
-            await channel.open(probe_seconds=self._probe_seconds)
-        except BaseException:
-            await channel.close()
-            raise
-        return channel
+        return await self._belongings.channel.get()
 
     async def secret_parameter(self) -> str:
         """The SSM SecureString that machines read the grid's secret from, put there when first asked for."""
-        return await self._parameter.get()
+        return await self._belongings.parameter.get()
 
-    async def _put_parameter(self) -> str:
-        # a name is used once: what a teardown has proved gone must not be taken for what came after it
-        name, tags = f"/fleetctl/{self.id}/grid-{secrets.token_hex(2)}", [{"Key": ec2.SESSION_TAG, "Value": self.id}]
-        await self.call("ssm", "put_parameter", Name=name, Value=self.secret, Type="SecureString", Tags=tags)
-        return name
+    @property
+    def secret(self) -> str:
+        """The password of the grid's server and the grid's key, which that parameter holds."""
+        return self._belongings.secret
 
     async def bucket(self) -> Bucket:
         """The session's place in S3, made when first asked for; a teardown of everything ends what is in it."""
-        return await self._bucket.get()
+        return await self._belongings.bucket.get()
 
-    async def _open_bucket(self) -> Bucket:
-        place = self.place
-        await place.make()
-        return place
-
-    def _reserve(self) -> Bucket:
-        return reserve(self.call, self.aws.call, self.id, self.profile.region, named=self.profile.bucket)
+    @property
+    def place(self) -> Bucket:
+        """That place, whether there is anything yet or not."""
+        return self._belongings.place
 
     async def prices(self, types: Sequence[str]) -> Tariff:
         """Spot prices, those of these types among them if AWS tells."""
@@ -187,9 +165,7 @@ class Session:
 
     def begin(self, conductor: Conductor) -> None:
         """Register a launch and start it. From any thread. Raises BudgetExceeded, and FleetError when the session has ended."""
-        with self._leaving:
-            if self._sidecar and self._guard is None and not self.closed:
-                self._guard = Guard.start(self.id, self.profile.home)
+        self._stand_by()
         self._register(conductor)
         try:
             self._loop.call_soon_threadsafe(conductor.start)
@@ -197,6 +173,19 @@ class Session:
         except RuntimeError:
             self.launches.remove(conductor)
             raise FleetError(f"{self!r} has ended", todo="connect again") from None
+
+    def resume(self, conductors: Sequence[Conductor]) -> None:
+        """Register and start launches that an earlier process has begun: all of them before the first report is read."""
+        self._stand_by()
+        for one in conductors:
+            self._register(one)
+
+        async def begin() -> None:
+            for one in conductors:
+                one.start()
+            self._keeper.wake()
+
+        self.submit(begin(), "resuming").result()
 
     def begin_again(self, conductor: Conductor) -> None:
         """Register and start a launch that stands in for an earlier one. On the session's loop, while the session lives.
@@ -208,6 +197,11 @@ class Session:
         self._register(conductor)
         conductor.start()
         self._keeper.wake()
+
+    def _stand_by(self) -> None:
+        with self._leaving:
+            if self._sidecar and self._guard is None and not self.closed:
+                self._guard = Guard.start(self.id, self.profile.home)
 
     def _register(self, conductor: Conductor) -> None:
         """From now on the launch counts. Raises BudgetExceeded."""
@@ -234,13 +228,8 @@ class Session:
         async with self._ending:
             launches = await self._stop(launches)
             await self._close_ways()
-            channel = await self._channel.drop()
-            if channel is not None:
-                await channel.close()
-            await self._parameter.drop()
             await self._keeper.rest()
-            await self._bucket.drop()
-            self.place = self._reserve()
+            await self._belongings.drop()
             receipt = await self._end(Estate.read(self.id, self.profile.region, self.ledger.entries()), launches, None)
             if not receipt.remaining:
                 attempt(self.ledger.mark_ended)
@@ -370,7 +359,6 @@ class Session:
             if receipt.lines:
                 display.say(receipt.headline())
 
-
     def _close_but(self, running: Sequence[Conductor], kept: Sequence[Conductor]) -> Receipt:
         """The end of a process some of whose launches are left to their fuses."""
         names = ", ".join(f"launch {one.uuid}" for one in kept)
@@ -412,8 +400,15 @@ def connect(name: str = "local", *, home: Path | None = None, budget: float | No
     if _default is not None and not _default.closed and home is None and _default.profile.name == name:
         _default.budget = _default.budget if budget is None else budget
         return _default
-    _default = Session(profiles.load(name, home=home), sidecar=os.environ.get("FLEETCTL_SIDECAR") != "off", budget=budget)
+    _default = Session(profiles.load(name, home=home), sidecar=guard.wanted(), budget=budget)
     return _default
+
+
+def offer(session: Session) -> None:
+    """Make it the default session of the module-level verbs, where there is none that lives."""
+    global _default
+    if _default is None or _default.closed:
+        _default = session
 
 
 def current() -> Session:

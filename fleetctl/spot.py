@@ -104,7 +104,7 @@ def preflight(
     _check_numbers(n, n, 10, "session", fuse.HOURS)
     pools = _pools(session.profile, request, n, fallback, aliases)
     now = time.time()
-    order = Order(uuid4(), session.id, pools[0].request, bootstrap.program(cmds), n, now, now + 600, fuse.FUSE_MINUTES)
+    order = Order(uuid4(), session.id, pools[0].request, bootstrap.program(cmds), n, now, now + 600)
 
     async def looking() -> Preflight:
         return judge(await inspect_launch(session.aws.call, order, pools, region=session.profile.region))
@@ -161,9 +161,9 @@ def _bring_up(
     pools = _pools(session.profile, request, n, fallback, aliases)
 
     def like_this(wanted: int, least: int, hours: float) -> Conductor:
-        made = Conductor(
-            session, pools[0].request, program, wanted=wanted, minimum=least, seconds=60 * minutes, hours=hours, pools=pools
-        )
+        now, shown = time.time(), session.place.whole(fuse.KEY)
+        order = Order(uuid4(), session.id, pools[0].request, program, wanted, now, now + 60 * minutes, hours=hours, fuse_object=shown)
+        made = Conductor(session, order, minimum=least, pools=pools)
         made.lifetime, made.replacing = lifetime, Replacing(policy, instead)
         return made
 

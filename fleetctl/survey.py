@@ -14,8 +14,9 @@ from . import ec2
 from .bucket import HOME_REGION
 from .ec2 import EXPIRES_TAG, LAUNCH_TAG, SESSION_TAG
 from .errors import AwsError, NotFound
+from .fuse import when
 from .kinds import kind_of_id
-from .orphans import Found, session_of, when
+from .orphans import Found, session_of
 
 log = logging.getLogger(__name__)
 

@@ -176,7 +176,7 @@ class FakeAws(FakeEc2):
         del self.stored[p["Name"]]
 
     def _get_parameter(self, p):
-        self._there(self.stored, p["Name"])
+        return {"Parameter": {"Value": self._there(self.stored, p["Name"])}}
 
     # --- the bucket -------------------------------------------------------------------------------------------------------------------
 

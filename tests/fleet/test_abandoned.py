@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import sqlite3
+import time
 
 import boto3
 import pytest
@@ -115,6 +116,21 @@ def test_one_session_that_cannot_be_ended_keeps_no_other_from_it(tmp_path, monke
     with pytest.raises(ProfileError, match="nowhere"):
         abandoned.down(tmp_path)
     assert listed(tmp_path) == ["s0"], "the other's cloud has ended, so it is closed"
+
+
+def test_ledgers_of_sessions_that_ended_long_ago_are_deleted_and_no_others(tmp_path):
+    now = time.time()
+    for name, ended in (("old", now - abandoned.KEPT_SECONDS - 60), ("young", now - 60), ("left", None)):
+        ledger = Ledger.create(tmp_path / "ledgers", name, cloud="local", region="us-east-1", endpoint="http://127.0.0.1:9")
+        with ledger._writing():
+            ledger._mark(ended)
+        ledger.close()
+    living = Ledger.create(tmp_path / "ledgers", "living", cloud="local", region="us-east-1", endpoint="http://127.0.0.1:9")
+    living._mark(1.0)
+    abandoned.down(tmp_path)
+    living.close()
+    assert {one.id for one in sessions(tmp_path / "ledgers")} == {"young", "left", "living"}
+    assert {path.stem for path in (tmp_path / "ledgers").iterdir()} == {"young", "left", "living"}
 
 
 def test_a_session_of_another_account_is_not_taken_for_gone(start, home, cloud, fleetctl, tmp_path):

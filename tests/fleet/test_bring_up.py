@@ -182,8 +182,8 @@ async def test_two_sessions_at_once_never_disturb_each_other(connect, cloud, req
     first, second = (bring_up_spots(request_, 2, "sleep 1000", session=each) for each in (one, other))
     await first
     await second
-    assert one._channel.value.demultiplexer.counts["unknown"] == 0
-    assert other._channel.value.demultiplexer.counts["unknown"] == 0
+    assert one._belongings.channel.value.demultiplexer.counts["unknown"] == 0
+    assert other._belongings.channel.value.demultiplexer.counts["unknown"] == 0
     await teardown_all(session=one)
     living = {i["id"] for i in cloud.inventory()["instances"]}
     assert {m.instance_id for m in (await second).values()} <= living

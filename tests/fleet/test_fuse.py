@@ -35,10 +35,12 @@ def test_the_object_is_lines_that_the_machine_accepts(number, ends):
     assert all(line.split()[1].isdigit() and len(line.split()[1]) <= 12 for line in lines)
 
 
-@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1e6), max_size=5), st.floats(0, 1e6), st.booleans())
-def test_a_session_writes_while_anything_of_it_lives_longer_than_the_fuse_and_then_on(ends, now, written):
-    must = fuse.must_write(ends, now, written=written)
-    assert must == (bool(ends) and (written or any(end - now > 7200 for end in ends.values())))
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), max_size=5), st.integers(0, 10**6))
+def test_a_session_writes_while_anything_of_it_is_to_live_longer_than_the_fuse(spans, later):
+    must = fuse.must_write(spans)
+    assert must == any(end - began > 7200 for began, end in spans)
+    assert fuse.must_write([(began + later, end + later) for began, end in spans]) == must, "however late it is looked at"
+    assert not must or fuse.must_write([(began, end + later) for began, end in spans]), "an extension never ends the writing"
 
 
 def test_a_session_whose_machines_end_soon_makes_no_bucket(fake_session, tasks_of):

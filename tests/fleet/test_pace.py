@@ -1,17 +1,20 @@
 """EC2 is asked rarely, also where it takes its time: on a clock that jumps from event to event, at the pace of the real one."""
 
 import asyncio
+import time
+from uuid import uuid4
 
 import pytest
 from fake_aws import REQUESTS, FakeAws
 from virtual import run
 
-from fleetctl import ending, launch, shapes
+from fleetctl import ending, fuse, launch, shapes
 from fleetctl.bootstrap import Program
 from fleetctl.bucket import reserve
 from fleetctl.ending import LOOKS, Estate, end, next_look
 from fleetctl.ledger import Entry
 from fleetctl.notify import Channel
+from fleetctl.order import Order
 from fleetctl.prices import Tariff
 
 
@@ -35,9 +38,9 @@ class Desk:
 
 async def bring_up(cloud, n, *, minimum=None, seconds=600, call="RequestSpotInstances"):
     request = shapes.apply(REQUESTS[call], price=0.01)
-    conductor = launch.Conductor(
-        Desk(cloud), request, Program(("true",)), wanted=n, minimum=minimum or n, seconds=seconds, fuse_minutes=60
-    )
+    desk, now = Desk(cloud), time.time()
+    order = Order(uuid4(), desk.id, request, Program(("true",)), n, now, now + seconds, 60, fuse_object=desk.place.whole(fuse.KEY))
+    conductor = launch.Conductor(desk, order, minimum=minimum or n)
     began = asyncio.get_running_loop().time()
     conductor.start()
     await conductor.settled.wait()

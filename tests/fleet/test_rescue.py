@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from test_ending import launch
 
-from fleetctl import bring_up_one_spot, ec2, recovery, shapes
+from fleetctl import attach, bring_up_one_spot, ec2, recovery, shapes, teardown_all
 from fleetctl.ledger import sessions
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300)]  # several commands each, each a process
@@ -167,3 +167,47 @@ def test_a_cloud_that_does_not_run_has_no_orphans_and_none_is_started_for_the_qu
     assert answer.returncode == 1
     assert "does not run" in answer.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+BEGIN = """
+import time
+from fleetctl import bring_up_spots, connect
+session = connect("local")
+request = {"LaunchSpecification": {"InstanceType": "t3.micro", "NetworkInterfaces": [{"DeviceIndex": 0}]}}
+launch = bring_up_spots(request, 2, "sleep 1000", lifetime="fuse")
+launch.result(60)
+print(launch.uuid, session.id, session.place.whole("fuse"), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_launch_of_a_killed_process_is_gone_on_with_here_and_its_machines_are_reached(start, cloud, home, environment, fleetctl, living):
+    del environment["FLEETCTL_SIDECAR"]  # it is beside the process, and leaves what is left to its fuse
+    process = start(BEGIN)
+    launch, session, fuse_object = process.stdout.readline().split()
+    process.kill()
+    process.wait()
+    mine = {one["id"] for one in cloud.inventory()["instances"] if one["tags"].get(ec2.SESSION_TAG) == session}
+    shown = fleetctl("attach", launch[:8])
+    assert shown.returncode == 0, shown
+    assert all(one in shown.stdout for one in mine)
+    assert f"session {session} goes on without a process" in shown.stdout
+    resumed = attach(launch, home=home)
+    machines = resumed.result(90)
+    assert {one.instance_id for one in machines.succeeded} == mine
+    assert machines.succeeded[0].forward(22).result(30).path
+    assert mine <= living()
+    end = resumed.extend(1).result(30)
+    bucket, _, key = fuse_object.partition("/")
+    api = resumed.session.boto3()
+    body = api.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+    assert f"{launch} {end.timestamp():.0f}" in body.splitlines(), "where its machines were told to look"
+    rows = api.client("ec2").describe_instances(InstanceIds=[*mine])["Reservations"]
+    ends = {tag["Value"] for many in rows for one in many["Instances"] for tag in one["Tags"] if tag["Key"] == ec2.EXPIRES_TAG}
+    assert ends == {resumed._conductor.order.stamp(end.timestamp())}
+    receipt = teardown_all(session=resumed.session).result(60)
+    assert mine <= {line.id for line in receipt.found}
+    assert receipt.remaining == ()
+    assert not mine & living()
+    assert remains(cloud, session) == []
+    resumed.session.leave()
