@@ -52,33 +52,46 @@ field() {
     [[ $1 =~ $pattern ]] && printf -v "$3" %s "${BASH_REMATCH[1]}"
 }
 
-# imds PATH…: `found` gets the values in one connection, empty where there is none; the first must exist. A stale token is replaced.
-imds() {
-    local get=(curl -qsf --noproxy '*' --max-time 5 --retry 3) header=X-aws-ec2-metadata-token
-    for _ in 1 2; do
-        [[ $token ]] || token=$("${get[@]}" -X PUT -H "$header-ttl-seconds: 21600" "$imds/latest/api/token") || return
-        mapfile -t -d $'\x1e' found < <(printf 'header = "%s: %s"' $header "$token" |
-            "${get[@]}" -w $'\x1e' -K - "${@/#/$imds/latest/meta-data/}")
-        [[ ${found[0]-} ]] && ((${#found[@]} == $#)) && return 0
-        token=
-    done
-    return 1
-}
-
-# ask PATH: `reply` gets what the metadata say, if they have such a thing. Bash opens the socket itself, for this is done every five
-# seconds, and a process each time would be a load. The signal that ends whoever writes to a closed socket would end the machine.
-ask() {
+# http METHOD PATH HEADER: one exchange with the metadata service; `answer` is its status, empty where there was none, `reply` the body.
+# Bash opens the socket itself: a machine asks this often, and a process each time would be a load. The signal that ends whoever writes
+# to a closed socket would end the machine.
+http() {
     local at=${imds#*://}
+    at=${at%%/*}
     [[ $at == *:* ]] || at+=:80
     reply=
     trap '' PIPE
     {
-        printf 'GET /latest/meta-data/%s HTTP/1.1\r\nHost: %s\r\n' "$1" "$at" &&
-            printf 'X-aws-ec2-metadata-token: %s\r\nConnection: close\r\n\r\n' "$token" && IFS= read -rd '' -t 5 reply || :
+        printf '%s /latest/%s HTTP/1.1\r\nHost: %s\r\nX-aws-ec2-metadata-%s\r\nConnection: close\r\n\r\n' "$1" "$2" "$at" "$3" &&
+            { IFS= read -rN 65536 -t 5 reply || (($? < 128)) || reply=; }
     } 2>/dev/null <>"/dev/tcp/${at%:*}/${at##*:}" >&0 || :
     trap - PIPE
-    [[ $reply != 'HTTP/1.'?' 401'* ]] || { token= && imds instance-id || :; }
-    [[ $reply == 'HTTP/1.'?' 200'* ]]
+    answer=${reply:9:3} reply=${reply#*$'\r\n\r\n'}
+    [[ $answer == 200 ]]
+}
+
+# ask PATH: `reply` gets what the metadata say; returns 1 where they have no such thing, 2 where they don't answer. A stale token is replaced.
+ask() {
+    for _ in 1 2; do
+        [[ $token ]] || { http PUT api/token 'token-ttl-seconds: 21600' && token=$reply; } || return 2
+        ! http GET "meta-data/$1" "token: $token" || return 0
+        reply=
+        [[ $answer == 401 ]] || break
+        token=
+    done
+    [[ $answer == 404 ]] || return 2
+    return 1
+}
+
+# imds PATH…: `found` gets the values, empty where there is none; the first must exist.
+imds() {
+    local path
+    found=()
+    for path; do
+        ask "$path" || (($? == 1)) || return
+        found+=("$reply")
+    done
+    [[ ${found[0]} ]]
 }
 
 # Renewed ten minutes before they end: EC2 offers the next ones five minutes before, at the latest.
@@ -273,7 +286,7 @@ if [[ $object ]]; then
         echo 'set -uo pipefail'
         declare -p imds region launch object fuse ends began fuses
         echo 'token= role= expires='
-        declare -f say field imds credentials signed aws_cli burn
+        declare -f say field http ask imds credentials signed aws_cli burn
         echo burn
         [[ ! $units ]] || echo wait
     } >"$fuses/run"
@@ -283,9 +296,9 @@ if [[ $object ]]; then
             >"$units/fleetctl-fuse.timer"
         systemctl enable --now fleetctl-fuse.timer || units=
     fi
-    [[ $units ]] || while :; do
+    # The shutdown that was ordered above stands until the first look, which need not come while the machine is busy starting.
+    [[ $units ]] || while pause $((look * 100)); do
         bash "$fuses/run" >>"$fuses/log" 2>&1 || :
-        pause $((look * 100))
     done 3>&- 9>&- &
 fi
 
