@@ -392,11 +392,14 @@ def way_out(error: AwsError, instance: str) -> str:
 
 
 def next_look(number: int, elapsed: float, gone: int, of: int) -> float:
-    """Seconds until look `number` (from 0) at `of` instances: LOOKS, or sooner where the share that is `gone` lets the rest be reckoned."""
+    """Seconds until look `number` (from 0) at `of` instances: LOOKS, or sooner where the share that is `gone` lets the rest be reckoned.
+
+    Twice as long is given to the rest as those that are gone have taken. Two looks in the first 30 s, then one in each, and no more.
+    """
     usual = LOOKS[min(number, len(LOOKS) - 1)]
     if not 0 < gone < of:
         return usual
-    return min(usual, max(0.5, 1.2 * elapsed * (of - gone) / gone))
+    return min(usual, max(1.0, 30.0 * (number - 1) - elapsed, 2 * elapsed * (of - gone) / gone))
 
 
 def _tag(row: dict[str, Any], key: str) -> str:

@@ -6,6 +6,8 @@ from uuid import uuid4
 
 import pytest
 from fake_aws import REQUESTS, FakeAws
+from hypothesis import given
+from hypothesis import strategies as st
 from virtual import run
 
 from fleetctl import ending, fuse, launch, shapes
@@ -125,11 +127,22 @@ def estate(cloud):
     [
         (0, 0.1, 0, 10, LOOKS[0], LOOKS[0]),
         (2, 5.0, 0, 10, LOOKS[2], LOOKS[2]),
-        (1, 0.7, 5, 10, 0.7, 1.0),  # half in 0.7 s: the other half takes as long
+        (1, 0.7, 5, 10, 1.4, 1.4),  # half in 0.7 s: the other half gets twice as long
+        (1, 0.7, 9, 10, 1.0, 1.0),
+        (2, 2.1, 9, 10, 27.9, 27.9),  # a third look in the first half minute would be one too many
         (1, 0.7, 1, 10, LOOKS[1], LOOKS[1]),
-        (9, 90.0, 9, 10, 10.0, 13.0),
+        (3, 90.0, 9, 10, 20.0, 20.0),
         (9, 90.0, 0, 10, LOOKS[-1], LOOKS[-1]),
     ],
 )
 def test_the_next_look_comes_when_the_rest_can_be_expected_to_be_gone(look, elapsed, gone, of, at_least, at_most):
     assert at_least <= next_look(look, elapsed, gone, of) <= at_most
+
+
+@given(ends=st.lists(st.floats(0.01, 200.0), min_size=1, max_size=20))
+def test_there_are_two_looks_in_the_first_half_minute_and_one_in_each_that_follows(ends):
+    elapsed, number = 0.0, 0
+    while any(end > elapsed for end in ends):
+        elapsed += next_look(number, elapsed, sum(end <= elapsed for end in ends), len(ends))
+        number += 1
+        assert number <= 2 + elapsed // 30

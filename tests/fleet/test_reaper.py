@@ -104,7 +104,7 @@ def test_on_the_local_cloud_it_ends_what_is_over_and_nothing_else(session, reque
     foreign = foreign["InstanceId"]
     try:
         told = reaper.reap(ec2, datetime.now(UTC))
-        assert told == {"ended": [], "refused": []}
+        assert not {*over, lives, foreign} & {*told["ended"]}, "an hour is not over; what others left on this cloud may be"
         told = reaper.reap(ec2, datetime.now(UTC) + timedelta(hours=2))
         assert over < set(told["ended"])
         assert all(one.endswith(": VolumeInUse") for one in told["refused"])  # until its machine is gone; the next run deletes it
