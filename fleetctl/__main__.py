@@ -1,4 +1,4 @@
-"""The command line: `fleetctl demo`, `local up|status|down|fault`, `ls`, `down`, and what `rescue` adds."""
+"""The command line: `fleetctl demo`, `local up|status|down|fault`, `ls`, `down`, and what `rescue` and `setup` add."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import rescue
+from . import rescue, setup
 from .errors import FleetError
 from .profiles import local_cloud, state_home
 
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     down.add_argument("--force", action="store_true", help="end living sessions' machines too")
     down.set_defaults(run=_down)
     rescue.add_commands(commands)
+    setup.add_commands(commands)
     return parser
 
 

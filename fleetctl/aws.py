@@ -33,7 +33,8 @@ CLASSES: dict[Kind, type[AwsError]] = {
 }
 
 # how the services say that the thing is not there
-ABSENT = (".NotFound", "NotFoundException", "NonExistentQueue", "QueueDoesNotExist", "ParameterNotFound", "NoSuchBucket", "NoSuchKey")
+ABSENT = (".NotFound", "NotFoundException", "NonExistentQueue", "QueueDoesNotExist", "ParameterNotFound", "NoSuchBucket", "NoSuchKey",
+          "NoSuchEntity", "NatGatewayNotFound")  # fmt: skip
 LAUNCH: ContextVar[str | None] = ContextVar("launch", default=None)
 
 

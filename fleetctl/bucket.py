@@ -18,8 +18,20 @@ from .errors import AwsError
 log = logging.getLogger(__name__)
 
 HOME_REGION = "us-east-1"  # the one region that a bucket there must not name (S3 API reference, CreateBucket)
+OBJECTS = 1000  # in one DeleteObjects (S3 API reference)
 OURS_ALREADY = "BucketAlreadyOwnedByYou"  # the answer to a first try was lost
 CLOSED = {"BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy": True, "RestrictPublicBuckets": True}
+
+
+async def empty(call: ec2.Call, bucket: str) -> None:
+    """Delete all that is in a bucket of ours, with old versions, should somebody have switched versions on."""
+    while True:
+        answer = await ec2.persist(call, "s3", "list_object_versions", Bucket=bucket, MaxKeys=OBJECTS)
+        found = [{"Key": one["Key"], "VersionId": one["VersionId"]}
+                 for one in (*answer.get("Versions", ()), *answer.get("DeleteMarkers", ()))]  # fmt: skip
+        if not found:
+            return
+        await ec2.persist(call, "s3", "delete_objects", Bucket=bucket, Delete={"Objects": found, "Quiet": True})
 
 
 class Bucket:

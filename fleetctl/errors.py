@@ -13,6 +13,7 @@ FleetError
 │   ├─ TooFewMachines · ScriptFailed · NeverReported · LaunchCancelled
 ├─ StillBilling        a teardown could not prove that everything is gone
 ├─ BudgetExceeded      a launch or an extension could cost more than the session's budget; nothing was sent
+├─ SetupFailed         an account's set-up could not be planned, completed or removed
 ├─ MachineError        a machine could not be reached over SSH
 └─ LocalCloudError     the local cloud did not start or broke
 
@@ -259,6 +260,28 @@ class BudgetExceeded(FleetError):
     ) -> None:
         self.budget, self.spent, self.alive, self.asked = budget, spent, alive, asked
         super().__init__(what, left=left, todo=todo, budget=budget, spent=spent, alive=alive, asked=asked)
+
+
+class SetupFailed(FleetError):
+    """A set-up could not be planned, completed or removed. What was done stays done, and the same command goes on from there.
+
+    `failed` are the steps with their errors; `denied` the calls that AWS did not allow, as (service, operation), and `policy` a document
+    that would allow them.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        failed: Sequence[tuple[Any, FleetError]] = (),
+        denied: Sequence[tuple[str, str]] = (),
+        policy: Mapping[str, Any] | None = None,
+        left: Sequence[str] = (),
+        todo: str = "",
+    ) -> None:
+        self.failed, self.denied, self.policy = tuple(failed), tuple(denied), policy
+        self.kind = Kind.PERMISSION if denied else next((error.kind for _, error in self.failed), Kind.OTHER)
+        super().__init__(what, left=left, todo=todo, denied=[f"{service} {operation}" for service, operation in self.denied])
 
 
 class MachineError(FleetError):

@@ -12,6 +12,7 @@ Any other name is a TOML file in the user's configuration directory:
     instance_profile = "fleetctl-machine"
     login_user = "ec2-user"
     bucket = "my-lab"                  # optional, in this region: else a session makes one when it needs it, and deletes it
+    cloud = "local"                    # optional: the profile that says where AWS is and with which keys; default "aws"
     [subnets]
     public = "subnet-…"
     [groups]
@@ -20,11 +21,13 @@ Any other name is a TOML file in the user's configuration directory:
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import secrets
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,6 +65,7 @@ class Profile:
     login_user: str = "ec2-user"
     topic: str | None = None
     bucket: str | None = None
+    cloud: str = "aws"
     home: Path = field(default_factory=state_home)
 
     def aws(self) -> Aws:
@@ -114,7 +118,7 @@ def load(name: str, *, home: Path | None = None) -> Profile:
         if not region:
             raise ProfileError("no AWS region is configured", todo="set AWS_REGION, or run `aws configure`")
         return Profile("aws", region, home=home)
-    path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fleetctl" / f"{name}.toml"
+    path = path_of(name)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -136,7 +140,42 @@ def load(name: str, *, home: Path | None = None) -> Profile:
         raise ProfileError(f"profile {name!r}: {values['bucket']!r} is no bucket's name", todo="give the name without address and path")
     if "key_file" in values:
         values["key_file"] = Path(values["key_file"]).expanduser()
-    return Profile(name, **values, home=home)
+    made = Profile(name, **values, home=home)
+    if made.cloud == "aws":
+        return made
+    if made.cloud != "local":
+        raise ProfileError(f"profile {name!r}: there is no cloud {made.cloud!r}", todo='it is "aws" or "local"')
+    base = _local(home)
+    return replace(made, endpoint_url=base.endpoint_url, credentials=base.credentials)
+
+
+def config_home() -> Path:
+    """Where profiles are: fleetctl's directory under the XDG configuration directory."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fleetctl"
+
+
+def path_of(name: str) -> Path:
+    """The file of a profile."""
+    return config_home() / f"{name}.toml"
+
+
+def write(name: str, values: Mapping[str, str | Mapping[str, str]], *, head: str) -> Path:
+    """Write a profile: whole, or not at all. Texts first, then tables; `head` is its comment. Raises ProfileError."""
+    texts = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if isinstance(value, str)]
+    tables = [
+        "\n".join(["", f"[{key}]", *(f"{name} = {json.dumps(id)}" for name, id in table.items())])
+        for key, table in values.items()
+        if isinstance(table, Mapping)
+    ]
+    path = path_of(name)
+    new = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new.write_text("\n".join([f"# {head}", *texts, *tables, ""]), encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        raise ProfileError(f"profile {name!r} cannot be written: {error}", todo=f"make room for {path}") from error
+    return path
 
 
 def local_cloud() -> ModuleType:
@@ -160,5 +199,6 @@ def _local(home: Path) -> Profile:
         key_file=Path(cloud.key_file),
         instance_profile=cloud.instance_profile,
         login_user=cloud.login_user,
+        cloud="local",
         home=home,
     )

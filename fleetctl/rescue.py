@@ -173,7 +173,7 @@ def _adopt(options: argparse.Namespace) -> int:
     found = recovery.orphaned(home, recovery.look(profile, all_regions=options.all_regions))
     found = [one for one in found if one.session in options.sessions]
     _show(found, f"there are no orphans of {', '.join(options.sessions)}")
-    if not found or not (options.yes or _asked(console, "another computer's session looks the same while it lives; take these in?")):
+    if not found or not (options.yes or asked(console, "another computer's session looks the same while it lives; take these in?")):
         return 0
     for session in recovery.adopt(home, profile, found):
         console.print(f"session {session} has a ledger here now; `fleetctl recover {session}` ends it", highlight=False)

@@ -1,4 +1,5 @@
-"""SSH to a machine: the only importer of asyncssh. The host key is the one that the machine itself reported; none is trusted on sight.
+"""SSH to a machine, and keys for it: the only importer of asyncssh. The host key is the one that the machine itself reported; none is
+trusted on sight.
 
 Forwards end in a Unix socket inside a private directory instead of a TCP port, so that no other user of this computer can use them
 and no port of it is taken.
@@ -40,6 +41,20 @@ class Forward:
         finally:
             self._connection.abort()  # harmless on a closed one; a machine that is gone would keep it open
             shutil.rmtree(self.path.parent, ignore_errors=True)
+
+
+def new_key(comment: str) -> str:
+    """The private half of a new key pair, as OpenSSH writes it, without a passphrase."""
+    return str(asyncssh.generate_private_key("ssh-ed25519", comment=comment).export_private_key().decode())
+
+
+def public_half(private: str) -> str:
+    """The public half of a private key: type and key, without comment. Raises MachineError for what is none, or has a passphrase."""
+    try:
+        public = asyncssh.import_private_key(private).export_public_key().decode()
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        raise MachineError(f"this is no private key that can be read: {error}", todo="name another key file") from error
+    return " ".join(str(public).split()[:2])
 
 
 async def forward(

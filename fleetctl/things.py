@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import ec2
+from .bucket import empty
 from .errors import AwsError, LedgerError, NotFound
 from .estate import Estate, label
 from .kinds import KINDS, MADE_BY, Kind, Thing
@@ -26,7 +27,6 @@ DELETED_SECONDS = 75.0  # a deleted queue may answer for up to 60 s (SQS API ref
 DOUBT_SECONDS = 5.0  # after which a call has been applied, or never will be
 NAT_SECONDS = 300.0  # a NAT gateway takes minutes to go
 VOLUME_SECONDS = 120.0  # a volume may be `deleting` for minutes, but then nobody can keep it
-OBJECTS = 1000  # in one DeleteObjects (S3 API reference)
 
 
 async def end_things(call: ec2.Call, estate: Estate) -> list[Line]:
@@ -61,7 +61,7 @@ async def end_thing(call: ec2.Call, region: str, thing: Thing, *, deleted: bool 
 async def _delete(call: ec2.Call, kind: Kind, id: str) -> None:
     try:
         if kind.name == "bucket":
-            await _empty(call, id)
+            await empty(call, id)
         await ec2.persist(call, kind.service, kind.delete, **{kind.key: id})
     except NotFound:
         log.info("%s %s was gone already", kind.name, id)
@@ -78,17 +78,6 @@ async def _look(call: ec2.Call, kind: Kind, id: str, line: Line) -> Line:
         await asyncio.sleep(pause)
         pause = min(15.0, 2 * pause)
     return replace(line, proof="still answers")
-
-
-async def _empty(call: ec2.Call, bucket: str) -> None:
-    """Delete all that is in a bucket of ours, with old versions, should somebody have switched versions on."""
-    while True:
-        answer = await ec2.persist(call, "s3", "list_object_versions", Bucket=bucket, MaxKeys=OBJECTS)
-        found = [{"Key": one["Key"], "VersionId": one["VersionId"]}
-                 for one in (*answer.get("Versions", ()), *answer.get("DeleteMarkers", ()))]  # fmt: skip
-        if not found:
-            return
-        await ec2.persist(call, "s3", "delete_objects", Bucket=bucket, Delete={"Objects": found, "Quiet": True})
 
 
 async def _end_object(call: ec2.Call, region: str, bucket: str, key: str) -> Line:

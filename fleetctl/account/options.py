@@ -1,0 +1,179 @@
+"""What a user can choose of a set-up, and the things that the account is to have by that choice. Pure.
+
+The choice is written down in the account itself, as a tag of the network, so that every computer knows it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import RequestInvalid
+from . import rights
+from .planning import Wanted
+
+__all__ = ["NETWORK", "PRIVATE", "Facts", "Options", "wanted"]
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # so that the longest of the names, a bucket's, has no more than S3's 63 characters
+NETWORK = "10.0.0.0/16"
+BLOCKS = [str(block) for block in ipaddress.ip_network(NETWORK).subnets(new_prefix=20)]
+ZONES = len(BLOCKS) // 2
+PRIVATE = ("endpoints", "nat", "none")
+SERVICES = ("sns", "ssm")  # what a machine talks to, besides S3, whose endpoint costs nothing; to SQS only controllers do
+INSIDE = "all from its members"
+TAG_LENGTH = 256  # of a value (EC2 User Guide, "Tag restrictions")
+OBJECT_DAYS = {"fleetctl/": 30, "logs/": 90}  # after which what sessions left in the bucket ends by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The zones to have subnets in, the private subnets' way out, and who may reach port 22, as address blocks.
+
+    What is left out is as the account remembers it; in a new one: all zones, endpoints, and the address of this computer.
+    """
+
+    zones: tuple[str, ...] = ()
+    private: str = ""
+    ssh: tuple[str, ...] = ()
+
+    def over(self, others: Options | None) -> Options:
+        """With what is left out taken from others.
+
+        >>> Options(private="nat").over(Options(("us-east-1a",), "none"))
+        Options(zones=('us-east-1a',), private='nat', ssh=())
+        """
+        if others is None:
+            return self
+        return Options(self.zones or others.zones, self.private or others.private, self.ssh or others.ssh)
+
+    def encode(self) -> str:
+        """As the value of a tag: EC2 takes letters, digits, spaces and + - = . _ : / @ (EC2 User Guide, "Tag restrictions").
+
+        >>> Options(("us-east-1a",), "nat", ("203.0.113.7/32",)).encode()
+        'private=nat ssh=203.0.113.7/32 zones=us-east-1a'
+        """
+        return f"private={self.private} ssh={'+'.join(self.ssh)} zones={'+'.join(self.zones)}"
+
+    @classmethod
+    def decode(cls, text: str) -> Options | None:
+        """The choice from a tag; None for a text that is none.
+
+        >>> Options.decode("private=nat ssh=203.0.113.7/32 zones=us-east-1a").private
+        'nat'
+        """
+        values = dict(part.partition("=")[::2] for part in text.split(" "))
+        if set(values) != {"private", "ssh", "zones"} or values["private"] not in PRIVATE:
+            return None
+        return cls(tuple(filter(None, values["zones"].split("+"))), values["private"], tuple(filter(None, values["ssh"].split("+"))))
+
+    def checked(self, zones: Sequence[str]) -> Options:
+        """With all of it said: the zones sorted and known, the blocks as AWS writes them. Raises RequestInvalid."""
+        chosen = tuple(sorted(set(self.zones or zones)))
+        if unknown := [zone for zone in chosen if zone not in zones]:
+            raise RequestInvalid(f"the region has no zone {', '.join(unknown)}", todo=f"its zones are {', '.join(zones)}", found=unknown)
+        if beyond := [zone for zone in chosen if place(zone) >= ZONES]:
+            raise RequestInvalid(f"{NETWORK} has room for the zones a to h only, not for {', '.join(beyond)}", todo="leave these out")
+        private = self.private or PRIVATE[0]
+        if private not in PRIVATE:
+            raise RequestInvalid(f"there is no private side {private!r}", todo=f"it is one of {', '.join(PRIVATE)}")
+        made = Options(chosen, private, tuple(sorted({block(one) for one in self.ssh})))
+        if len(made.encode()) > TAG_LENGTH:
+            raise RequestInvalid(f"{len(made.ssh)} address blocks for SSH are more than a tag holds", todo="name larger blocks, or fewer")
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Where a set-up is: what the names and documents of its things are made of."""
+
+    setup: str
+    region: str
+    account: str
+    partition: str = "aws"
+    keys: Mapping[str, str] = field(default_factory=dict)  # public halves by part, '' where this computer has none
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.setup):
+            raise RequestInvalid(
+                f"{self.setup!r} is no name for a set-up", todo="up to 20 small letters, digits and hyphens, a letter first"
+            )
+
+    @property
+    def stem(self) -> str:
+        """How the names of its things begin that are one account's or the world's."""
+        return f"fleetctl-{self.setup}-{self.region}"
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name, which is one in the whole world."""
+        return f"{self.stem}-{self.account}"
+
+
+def place(zone: str) -> int:
+    """The number of a zone by its letter, which never changes, so that adding a zone moves no subnet.
+
+    >>> place("eu-west-1c")
+    2
+    """
+    return ord(zone[-1]) - ord("a")
+
+
+def block(text: str) -> str:
+    """An address block as AWS writes it; a single address is a block of one. Raises RequestInvalid.
+
+    >>> block("203.0.113.7"), block("10.1.2.3/8")
+    ('203.0.113.7/32', '10.0.0.0/8')
+    """
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise RequestInvalid(f"{text!r} is no address and no block of addresses", todo="such as 203.0.113.7 or 203.0.113.0/24") from None
+
+
+def wanted(options: Options, facts: Facts) -> list[Wanted]:
+    """All that the account is to have. `options` must be `checked`."""
+    return [*_network(options), *_ways_out(options), *_account(facts)]
+
+
+def _network(options: Options) -> list[Wanted]:
+    things = [
+        Wanted("vpc", "vpc", {"addresses": NETWORK, "host names": True, "options": options.encode()}),
+        Wanted("gateway", "gateway", {"attached": True}),
+        Wanted("group", "machines", {"lets in": tuple(sorted((INSIDE, *(f"tcp 22 from {one}" for one in options.ssh))))}),
+    ]
+    for zone in options.zones:
+        for side, above in (("public", 0), ("private", ZONES)):
+            addresses = BLOCKS[place(zone) + above]
+            things.append(Wanted("subnet", f"{side}-{zone[-1]}", {"addresses": addresses, "zone": zone, "public": side == "public"}))
+    return things
+
+
+def _ways_out(options: Options) -> list[Wanted]:
+    letters = [zone[-1] for zone in options.zones]
+    public, private = (tuple(f"{side}-{letter}" for letter in letters) for side in ("public", "private"))
+    things = [
+        Wanted("routes", "public", {"out by": "gateway gateway", "subnets": public}),
+        Wanted("routes", "private", {"out by": "nat nat" if options.private == "nat" else "", "subnets": private}),
+        Wanted("endpoint", "s3", {"service": "s3", "type": "Gateway", "in": ("private", "public")}),
+    ]
+    if options.private == "nat":
+        things += [Wanted("address", "nat"), Wanted("nat", "nat", {"subnet": public[0]})]
+    if options.private == "endpoints":  # in one zone: the other zones' machines reach it too, and each further one costs as much again
+        things += [Wanted("endpoint", one, {"service": one, "type": "Interface", "in": private[:1]}) for one in SERVICES]
+    return things
+
+
+def _account(facts: Facts) -> list[Wanted]:
+    machine = rights.machine(facts.partition, facts.region, facts.account, facts.bucket)
+    controller = rights.controller(facts.partition, facts.region, facts.account, facts.bucket, f"{facts.stem}-machine")
+    return [
+        Wanted("bucket", "bucket", {"name": facts.bucket, "public access": "blocked", "encryption": "AES256",
+                                    "policy": rights.encode(rights.tls_only(facts.partition, facts.bucket)),
+                                    "expiry": dict(OBJECT_DAYS)}),
+        Wanted("role", "machine", {"trust": rights.encode(rights.TRUST), "rights": rights.encode(machine)}),
+        Wanted("profile", "machine", {"role": f"{facts.stem}-machine"}),
+        Wanted("policy", "controller", {"rights": rights.encode(controller)}),
+        *(Wanted("key", part, {"public": public} if public else {}) for part, public in facts.keys.items()),
+    ]  # fmt: skip

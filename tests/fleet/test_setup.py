@@ -1,0 +1,396 @@
+"""An account's set-up on the local cloud: made, used, found otherwise, cut off anywhere, and removed without a trace."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import shutil
+import stat
+import subprocess
+
+import pytest
+
+from fleetctl import account, bring_up_spots, connect, profiles, templates
+from fleetctl.account import Options, files, work
+from fleetctl.account.planning import Verb
+from fleetctl.aws import Aws
+from fleetctl.errors import Denied, LedgerError, ProfileError, SetupFailed, StillBilling
+from fleetctl.journal import READS, Journal
+from fleetctl.ledger import Ledger
+from fleetctl.profiles import Profile
+from fleetctl.session import LEDGERS
+
+ONE_ZONE = Options(zones=("us-east-1a",), ssh=("203.0.113.7",))
+
+
+class Killed(Exception):
+    """The process has died."""
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path, monkeypatch):
+    """Profiles and keys of this test alone."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config" / "fleetctl"
+
+
+class Near(Profile):
+    """The local cloud's profile with one way to it for many commands: making its clients takes longer than all that they ask."""
+
+    def aws(self):
+        return self.way
+
+
+@pytest.fixture(scope="module")
+def runner():
+    """One event loop for the way to the cloud."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def near(home, runner):
+    base = profiles.load("local", home=home)
+    made = Near(**{field.name: getattr(base, field.name) for field in dataclasses.fields(Profile)})
+    way = base.aws()
+    real, way.close = way.close, _stay_open
+    object.__setattr__(made, "way", way)
+    yield made
+    runner.run(real())
+
+
+async def _stay_open():
+    """What closes a way that others go on using."""
+
+
+@pytest.fixture(scope="module")
+def client(near):
+    """boto3 clients of the local cloud, one of each service."""
+    session, made = near.way.boto3(), {}
+
+    def of(service):
+        if service not in made:
+            made[service] = session.client(service)
+        return made[service]
+
+    yield of
+    for one in made.values():
+        one.close()
+
+
+@pytest.fixture
+def there(client):
+    """Everything of the kinds that a set-up makes, whoever made it, as the services list it."""
+
+    def look():
+        ec2, iam = client("ec2"), client("iam")
+        found = {
+            "vpc": [one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"]],
+            "subnet": [one["SubnetId"] for one in ec2.describe_subnets()["Subnets"]],
+            "gateway": [one["InternetGatewayId"] for one in ec2.describe_internet_gateways()["InternetGateways"]],
+            "routes": [one["RouteTableId"] for one in ec2.describe_route_tables()["RouteTables"]],
+            "group": [one["GroupId"] for one in ec2.describe_security_groups()["SecurityGroups"]],
+            "endpoint": [one["VpcEndpointId"] for one in ec2.describe_vpc_endpoints()["VpcEndpoints"]],
+            "address": [one["AllocationId"] for one in ec2.describe_addresses()["Addresses"]],
+            "nat": [one["NatGatewayId"] for one in ec2.describe_nat_gateways()["NatGateways"] if one["State"] != "deleted"],
+            "key": [one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]],
+            "bucket": [one["Name"] for one in client("s3").list_buckets()["Buckets"]],
+            "role": [one["RoleName"] for one in iam.list_roles()["Roles"]],
+            "profile": [one["InstanceProfileName"] for one in iam.list_instance_profiles()["InstanceProfiles"]],
+            "policy": [one["PolicyName"] for one in iam.list_policies(Scope="Local")["Policies"]],
+        }
+        return {kind: sorted(ids) for kind, ids in found.items()}
+
+    return look
+
+
+@pytest.fixture
+def setup(near, runner, there, monkeypatch):
+    """The verbs of `account` for one set-up, which is gone at the end of the test, with all else as it was."""
+    before = there()
+    monkeypatch.setattr(account, "DOUBT_SECONDS", 0.0)
+
+    class Setup:
+        def plan(self, options=None, **more):
+            return runner.run(account.looked(near, "lab", options, **more))
+
+        def apply(self, options=ONE_ZONE, **more):
+            return runner.run(account.applied(near, "lab", options, **more))
+
+        def destroy(self, **more):
+            return runner.run(account.destroyed(near, "lab", **more))
+
+        def id(self, kind, part):
+            return next(step.id for step in self.plan().steps if (step.kind, step.part) == (kind, part))
+
+    yield Setup()
+    Setup().destroy()
+    assert there() == before
+
+
+def verbs(plan):
+    return {step.verb for step in plan.steps}
+
+
+def test_a_plan_asks_and_changes_nothing(setup, there, home):
+    before = there()
+    plan = setup.plan(ONE_ZONE)
+    assert verbs(plan) == {Verb.MAKE} and not plan.empty
+    assert (there(), list((home / account.LEDGERS).glob("*lab*"))) == (before, [])
+    assert plan.per_hour == pytest.approx(0.02)
+    assert max(len(line) for line in str(plan).splitlines()) <= 80
+
+
+def test_an_applied_set_up_is_complete_and_applying_it_again_makes_nothing(setup, cloud):
+    assert setup.apply().complete
+    mark = cloud.calls()["mark"]
+    assert setup.apply(None).complete, "the account remembers the options"
+    calls = [operation for operations in cloud.calls(mark)["calls"]["controller"].values() for operation in operations]
+    assert [one for one in calls if not one.startswith(("Describe", "Get", "List"))] == []
+
+
+def test_a_fleet_comes_up_in_what_was_made_and_all_is_gone_afterwards(setup, home, config):
+    setup.apply(Options(ssh=("127.0.0.1",)))
+    session = connect("lab", home=home)
+    try:
+        for side in ("public", "private"):
+            launch = bring_up_spots(templates.spot(itype="t3.micro", subnet=side), 1, "true", session=session)
+            (machine,) = launch.result(60).values()
+            assert machine.state == "ready"
+            shown = session.boto3().client("ec2").describe_instances(InstanceIds=[machine.instance_id])["Reservations"][0]["Instances"][0]
+            assert shown["SubnetId"] == session.profile.subnets[side]
+            assert ("PublicIpAddress" in shown) == (side == "public")
+            assert shown["IamInstanceProfile"]["Arn"].endswith("fleetctl-lab-us-east-1-machine")
+        with pytest.raises(SetupFailed, match="2 machines are in the set-up's network") as caught:
+            setup.destroy()
+        assert len(caught.value.left) == 2 and "fleetctl down" in caught.value.todo
+    finally:
+        session.close()
+    receipt = setup.destroy()
+    assert receipt.remaining == () and {line.thing for line in receipt.found} >= {*work.KINDS} - {"nat", "address"} | {"file"}
+    assert all(line.proof for line in receipt.found)
+    assert list(config.rglob("*lab*")) == []
+
+
+def test_the_profile_names_what_was_made_and_no_secret(setup, home, config):
+    setup.apply()
+    profile = profiles.load("lab", home=home)
+    assert profile.subnets == {"public": setup.id("subnet", "public-a"), "private": setup.id("subnet", "private-a"),
+                               "public-a": setup.id("subnet", "public-a"), "private-a": setup.id("subnet", "private-a")}  # fmt: skip
+    assert profile.groups == {"default": setup.id("group", "machines")}
+    assert (profile.key, profile.bucket) == ("fleetctl-lab-user", "fleetctl-lab-us-east-1-123456789012")
+    text = (config / "lab.toml").read_text()
+    assert profile.credentials.secret_key not in text and "PRIVATE" not in text
+
+
+def test_private_keys_are_for_their_owner_only_and_never_travel(setup, home, config, client):
+    setup.apply()
+    for part in files.KEYS:
+        file = config / "keys" / f"lab-us-east-1-{part}"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        (pair,) = client("ec2").describe_key_pairs(KeyNames=[f"fleetctl-lab-{part}"], IncludePublicKey=True)["KeyPairs"]
+        assert pair["PublicKey"].split()[1] in subprocess.run(["ssh-keygen", "-y", "-f", file], capture_output=True, text=True).stdout \
+            if shutil.which("ssh-keygen") else pair["PublicKey"]
+    (ledger,) = (home / account.LEDGERS).glob("*lab.sqlite")
+    assert b"PRIVATE KEY" not in ledger.read_bytes()
+
+
+def test_one_s_own_key_pair_is_imported_and_outlives_the_set_up(setup, home, tmp_path):
+    own = tmp_path / "id"
+    own.write_text("a private half with a passphrase")
+    (tmp_path / "id.pub").write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB7dPtjqZYTHfvzyIW0r1cPnbFyGHMyDZVdHxHYkGlGx me@here\n")
+    setup.apply(key_file=own)
+    assert profiles.load("lab", home=home).key_file == own
+    assert setup.apply(None).complete, "the profile remembers the key"
+    setup.destroy()
+    assert own.exists()
+
+
+def test_killed_after_any_call_that_changes_something_the_same_command_completes_it(setup, monkeypatch, there):
+    """Each run dies after its first such call has been applied and before the ledger has its answer, so it dies after every one."""
+    before, options = there(), Options(("us-east-1a",), "none", ("203.0.113.7",))
+    setup.apply(options)
+    whole = {kind: len(ids) for kind, ids in there().items()}
+    setup.destroy()
+    assert there() == before
+
+    class Dying(Journal):
+        async def __call__(self, service, operation, /, **parameters):
+            answer = await self._aws.call(service, operation, **parameters) if operation.startswith(READS) else None
+            if answer is None:
+                self._ledger.intent(service, operation, {}, region="")
+                await self._aws.call(service, operation, **parameters)
+                raise Killed
+            return answer
+
+    def until_done(verb):
+        for deaths in range(200):
+            try:
+                verb()
+            except Killed:
+                continue
+            return deaths
+        raise AssertionError("it never ends")
+
+    monkeypatch.setattr(account, "Journal", Dying)
+    made = until_done(lambda: setup.apply(options))
+    assert {kind: len(ids) for kind, ids in there().items()} == whole, "nothing was made twice"
+    assert setup.plan().complete
+    removed = until_done(setup.destroy)
+    assert there() == before
+    assert made > 25 and removed > 15, "it has died often"
+
+
+def test_what_somebody_has_changed_is_shown_and_changed_back_only_with_fix(setup, client):
+    setup.apply()
+    ec2, group, subnet = client("ec2"), setup.id("group", "machines"), setup.id("subnet", "private-a")
+    everybody = [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=everybody)
+    ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": True})
+    client("s3").delete_public_access_block(Bucket="fleetctl-lab-us-east-1-123456789012")
+    client("iam").put_role_policy(RoleName="fleetctl-lab-us-east-1-machine", PolicyName="machine",
+                                  PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": []}))  # fmt: skip
+    changed = {("group", "machines"), ("subnet", "private-a"), ("bucket", "bucket"), ("role", "machine")}
+    assert {(step.kind, step.part) for step in setup.plan().drift} == changed
+    assert {(step.kind, step.part) for step in setup.apply(None).drift} == changed, "without --fix it stays"
+    assert setup.apply(None, fix=True).complete
+    (shown,) = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+    assert [source["CidrIp"] for one in shown["IpPermissions"] for source in one["IpRanges"]] == ["203.0.113.7/32"]
+
+
+def test_what_is_missing_is_made_again_and_other_wishes_are_met_with_fix(setup, client, there):
+    setup.apply(Options(("us-east-1a",), "nat", ("203.0.113.7",)))
+    found = there()
+    assert (len(found["nat"]), len(found["address"])) == (1, 1)
+    client("iam").delete_role_policy(RoleName="fleetctl-lab-us-east-1-machine", PolicyName="machine")
+    client("ec2").delete_key_pair(KeyName="fleetctl-lab-machines")
+    assert {step.verb for step in setup.apply(None).steps} == {Verb.LEAVE, Verb.DRIFT}, "a changed role is drift, a missing key is made"
+    wish = Options(("us-east-1a", "us-east-1b"), "endpoints", ("203.0.113.0/24",))
+    assert setup.apply(wish, fix=True).complete
+    found = there()
+    assert (found["nat"], found["address"]) == ([], [])
+
+
+def test_a_name_that_somebody_has_already_stops_it_before_anything_is_made(setup, client, there):
+    iam = client("iam")
+    iam.create_role(RoleName="fleetctl-lab-us-east-1-machine", AssumeRolePolicyDocument="{}")
+    try:
+        before = there()
+        with pytest.raises(SetupFailed, match=r"names are taken.*role fleetctl-lab-us-east-1-machine"):
+            setup.apply()
+        assert there() == before
+    finally:
+        iam.delete_role(RoleName="fleetctl-lab-us-east-1-machine")
+
+
+def test_a_profile_that_somebody_wrote_is_not_written_over(setup, config, there):
+    config.mkdir(parents=True)
+    (config / "lab.toml").write_text('region = "us-east-1"\n')
+    before = there()
+    with pytest.raises(ProfileError, match="no set-up wrote"):
+        setup.apply()
+    assert there() == before
+
+
+def refusing(monkeypatch, refused):
+    """Makes AWS deny some operations."""
+    real = Aws.call
+
+    async def call(self, service, operation, /, **parameters):
+        if operation in refused:
+            raise Denied(f"{service} {operation} was refused with AccessDenied", service=service, operation=operation, code="AccessDenied")
+        return await real(self, service, operation, **parameters)
+
+    monkeypatch.setattr(Aws, "call", call)
+
+
+def test_what_may_not_be_looked_at_is_told_all_at_once_with_the_policy_that_would_allow_it(setup, monkeypatch):
+    with monkeypatch.context() as patch:
+        refusing(patch, {"describe_vpcs", "get_role", "get_bucket_tagging"})
+        with pytest.raises(SetupFailed) as caught:
+            setup.plan(ONE_ZONE)
+    assert caught.value.denied == (("ec2", "describe_vpcs"), ("s3", "get_bucket_tagging"), ("iam", "get_role"))
+    assert caught.value.policy["Statement"][0]["Action"] == ["ec2:DescribeVpcs", "iam:GetRole", "s3:GetBucketTagging"]
+    assert caught.value.kind == "permission"
+
+
+def test_what_may_not_be_made_stops_only_what_needs_it_and_all_of_it_is_told(setup, monkeypatch, there):
+    with monkeypatch.context() as patch:
+        refusing(patch, {"create_role", "create_subnet"})
+        said = {}
+        with pytest.raises(SetupFailed) as caught:
+            setup.apply(report=lambda step, trouble: said.setdefault((step.kind, step.part), trouble))
+    assert caught.value.denied == (("ec2", "create_subnet"), ("iam", "create_role"))
+    assert said["profile", "machine"] == "left out: it needs role" and said["bucket", "bucket"] == ""
+    assert setup.apply().complete, "and the same command goes on from there"
+
+
+def test_two_at_once_are_not_let_in(setup, home):
+    setup.apply()
+    (path,) = (home / account.LEDGERS).glob("*lab.sqlite")
+    held = Ledger.open(path)
+    try:
+        with pytest.raises(LedgerError, match="living") as caught:
+            setup.apply()
+        assert "another fleetctl" in caught.value.todo
+    finally:
+        held.close()
+
+
+def test_a_network_that_something_else_uses_is_told_with_what_holds_it(setup, client, monkeypatch):
+    setup.apply()
+    monkeypatch.setattr(work, "HELD_SECONDS", 0.0)
+    ec2 = client("ec2")
+    group = ec2.create_security_group(GroupName="theirs", Description="theirs", VpcId=setup.id("vpc", "vpc"))["GroupId"]
+    try:
+        with pytest.raises(StillBilling) as caught:
+            setup.destroy()
+        (left,) = caught.value.receipt.remaining
+        assert (left.thing, left.proof) == ("vpc", "DependencyViolation")
+    finally:
+        ec2.delete_security_group(GroupId=group)
+
+
+def test_no_session_s_commands_touch_a_set_up(setup, home, fleetctl):
+    """Its ledger is no session's, its things bear no session's tag, and its bucket's name is none that a session gives."""
+    setup.apply()
+    assert not list((home / LEDGERS).glob("*lab*"))
+    assert "lab" not in fleetctl("orphans", "--cloud", "local").stdout
+    fleetctl("down")
+    assert setup.plan().complete
+
+
+def test_the_command_line_plans_applies_looks_and_destroys(fleetctl, setup, home, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    options = ("--zones", "us-east-1a", "--private", "none")
+    planned = fleetctl("setup", "plan", "lab", *options)
+    assert planned.returncode == 1 and "make" in planned.stdout and "$0.000 an hour" in planned.stdout
+    refused = fleetctl("setup", "apply", "lab", *options)
+    assert refused.returncode == 1 and "nothing was made" in refused.stdout
+    applied = fleetctl("setup", "apply", "lab", *options, "--yes")
+    assert applied.returncode == 0 and 'connect("lab") uses it' in applied.stdout, applied.stderr
+    assert fleetctl("setup", "status", "lab").returncode == 0
+    assert "nothing was removed" in fleetctl("setup", "destroy", "lab").stdout
+    destroyed = fleetctl("setup", "destroy", "lab", "--yes")
+    assert destroyed.returncode == 0 and "all seen gone" in destroyed.stdout, destroyed.stderr
+    assert fleetctl("setup", "destroy", "lab", "--yes").stdout.strip() == "Receipt: nothing was found"
+
+
+@pytest.mark.skipif(shutil.which("aws") is None, reason="the aws command line is not here")
+def test_another_client_sees_what_was_made(setup, home):
+    setup.apply()
+    base = profiles.load("local", home=home)
+    keys = {"AWS_ACCESS_KEY_ID": base.credentials.access_key, "AWS_SECRET_ACCESS_KEY": base.credentials.secret_key}
+    ran = subprocess.run(
+        ["aws", "ec2", "describe-vpcs", "--endpoint-url", base.endpoint_url, "--region", base.region, "--output", "json",
+         "--filters", "Name=tag:fleetctl:setup,Values=lab"],
+        env={**os.environ, **keys}, capture_output=True, text=True, timeout=60, check=False
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert [one["VpcId"] for one in json.loads(ran.stdout)["Vpcs"]] == [setup.id("vpc", "vpc")]
+
+
+def test_the_newest_image_is_asked_of_the_region(near, runner):
+    """The local profile has an image of its own; AWS's has none, and then SSM names it."""
+    place = account.Place(near.way.call, account.Facts("lab", "us-east-1", "123456789012"))
+    assert runner.run(files.image(place)).startswith("ami-")
