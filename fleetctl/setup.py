@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from . import account
-from .account.options import PRIVATE
-from .account.pages import Plan
-from .account.planning import Step
 from .errors import SetupFailed, StillBilling
 from .rescue import asked
+
+if TYPE_CHECKING:  # what works is imported where it is needed: AWS's library takes a while, and --help should not
+    from .account import Options, Plan
+    from .account.planning import Step
+
+DEFAULT = "default"
 
 
 def add_commands(commands: Any) -> None:
@@ -30,11 +32,11 @@ def add_commands(commands: Any) -> None:
     destroying = verbs.add_parser("destroy", help="remove all of it")
     destroying.set_defaults(run=_destroy)
     for one in (planning, applying, looking, destroying):
-        one.add_argument("name", nargs="?", default=account.DEFAULT, metavar="NAME", help=f"the set-up and its profile ({account.DEFAULT})")
+        one.add_argument("name", nargs="?", default=DEFAULT, metavar="NAME", help=f"the set-up and its profile ({DEFAULT})")
         one.add_argument("--cloud", metavar="NAME", help="aws, local, or a profile; without it the local cloud while it runs, else aws")
     for one in (planning, applying):
         one.add_argument("--zones", type=_listed, default=(), metavar="A,B", help="the zones to have subnets in (all of the region)")
-        one.add_argument("--private", choices=PRIVATE, help="the private subnets' way out (endpoints)")
+        one.add_argument("--private", metavar="WAY", help="the private subnets' way out: endpoints (if none is named), nat or none")
         one.add_argument("--ssh", type=_listed, default=(), metavar="BLOCK,…", help="who may use SSH (the address of this computer)")
         one.add_argument("--key-file", type=Path, metavar="FILE", help="the private half of your key pair (one is made)")
         one.add_argument("--fix", action="store_true", help="change what is otherwise than wanted")
@@ -46,19 +48,23 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
-def _options(options: argparse.Namespace) -> account.Options | None:
-    """What was said of the set-up; None where nothing was, which means: as the account remembers."""
-    if not (options.zones or options.private or options.ssh):
-        return None
+def _options(options: argparse.Namespace) -> Options:
+    """What was said of the set-up; what was not is as the account remembers."""
+    from . import account
+
     return account.Options(options.zones, options.private or "", options.ssh)
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from . import account
+
     return _shown(options, lambda: account.plan(_options(options), name=options.name, cloud=options.cloud, key_file=options.key_file,
                                                 fix=options.fix))  # fmt: skip
 
 
 def _status(options: argparse.Namespace) -> int:
+    from . import account
+
     return _shown(options, lambda: account.status(name=options.name, cloud=options.cloud))
 
 
@@ -74,6 +80,8 @@ def _shown(options: argparse.Namespace, work: Any) -> int:
 
 
 def _apply(options: argparse.Namespace) -> int:
+    from . import account
+
     console, answers = Console(), []
 
     def agree(plan: Plan) -> bool:
@@ -100,6 +108,8 @@ def _apply(options: argparse.Namespace) -> int:
 
 
 def _destroy(options: argparse.Namespace) -> int:
+    from . import account
+
     console, answers = Console(), []
 
     def agree(steps: Sequence[Step]) -> bool:
@@ -125,6 +135,8 @@ def _destroy(options: argparse.Namespace) -> int:
 
 def _failed(console: Console, error: SetupFailed) -> int:
     """A denial is a table and a policy to pass on; the rest is said as any error is."""
+    from . import account
+
     if error.denied:
         console.print(account.refusal(error.denied, error.policy))
     Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False)
