@@ -45,11 +45,15 @@ def ours(which):
 def test_the_tables_of_calls_are_what_the_code_can_make(which, table, operations):
     found, told = said(ours(which), operations), listed(table)
     names = {operation for _, operation in told}
-    assert {pair for pair in found if pair[1] not in names} == set(), "calls that no table has"
+    assert {pair for pair in found if pair[1] not in names} == NOT_CALLED[which], "calls that no table has"
     assert told - found == SHARED[which], "calls that nothing makes"
 
 
 SHARED = {"sessions": set(), "account": {("s3", "delete_objects"), ("s3", "list_object_versions")}}  # by `bucket.empty`
+NOT_CALLED = {  # the kinds of a teardown name what makes them, and the journal how reading calls begin
+    "sessions": {("ec2", "allocate_address"), ("ec2", "create_nat_gateway"), ("sqs", "delete_message")},
+    "account": set(),
+}
 
 
 @pytest.mark.parametrize("table", [rights.CALLS, rights.SETUP_CALLS])

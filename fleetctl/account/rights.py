@@ -39,10 +39,10 @@ CALLS: Mapping[str, tuple[str, ...]] = {
     ),
     "ssm": ("delete_parameter", "describe_parameters", "get_parameter", "put_parameter"),
     "s3": (
-        "create_bucket", "delete_bucket", "delete_object", "delete_objects", "get_bucket_tagging", "list_buckets",
-        "list_object_versions", "list_objects_v2", "put_bucket_tagging", "put_object", "put_public_access_block",
+        "create_bucket", "delete_bucket", "delete_object", "delete_objects", "get_bucket_location", "get_bucket_tagging",
+        "list_buckets", "list_object_versions", "list_objects_v2", "put_bucket_tagging", "put_object", "put_public_access_block",
     ),
-    "sts": ("decode_authorization_message",),
+    "sts": ("decode_authorization_message", "get_caller_identity"),
 }  # fmt: skip
 
 # what the set-up itself calls besides: an administrator's business, and so not in the controller's policy
