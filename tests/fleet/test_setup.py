@@ -90,7 +90,7 @@ def there(client):
             "gateway": [one["InternetGatewayId"] for one in ec2.describe_internet_gateways()["InternetGateways"]],
             "routes": [one["RouteTableId"] for one in ec2.describe_route_tables()["RouteTables"]],
             "group": [one["GroupId"] for one in ec2.describe_security_groups()["SecurityGroups"]],
-            "endpoint": [one["VpcEndpointId"] for one in ec2.describe_vpc_endpoints()["VpcEndpoints"]],
+            "endpoint": [one["VpcEndpointId"] for one in ec2.describe_vpc_endpoints()["VpcEndpoints"] if one["State"] != "deleted"],
             "address": [one["AllocationId"] for one in ec2.describe_addresses()["Addresses"]],
             "nat": [one["NatGatewayId"] for one in ec2.describe_nat_gateways()["NatGateways"] if one["State"] != "deleted"],
             "key": [one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]],
