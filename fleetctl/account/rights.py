@@ -24,9 +24,10 @@ TRUST: Document = {
 CALLS: Mapping[str, tuple[str, ...]] = {
     "ec2": (
         "cancel_spot_instance_requests", "create_fleet", "create_launch_template", "create_tags", "delete_fleets",
-        "delete_launch_template", "delete_nat_gateway", "delete_volume", "describe_addresses", "describe_fleets", "describe_instances",
-        "describe_launch_templates", "describe_nat_gateways", "describe_regions", "describe_spot_instance_requests",
-        "describe_spot_price_history", "describe_tags", "describe_volumes", "release_address", "request_spot_instances",
+        "delete_launch_template", "delete_nat_gateway", "delete_volume", "describe_addresses", "describe_fleets", "describe_images",
+        "describe_instance_types", "describe_instances", "describe_launch_templates", "describe_nat_gateways", "describe_regions",
+        "describe_route_tables", "describe_spot_instance_requests", "describe_spot_price_history", "describe_subnets",
+        "describe_tags", "describe_volumes", "describe_vpc_endpoints", "release_address", "request_spot_instances",
         "run_instances", "terminate_instances",
     ),
     "sns": (
@@ -43,6 +44,7 @@ CALLS: Mapping[str, tuple[str, ...]] = {
         "list_buckets", "list_object_versions", "list_objects_v2", "put_bucket_tagging", "put_object", "put_public_access_block",
     ),
     "sts": ("decode_authorization_message", "get_caller_identity"),
+    "service-quotas": ("get_service_quota",),
 }  # fmt: skip
 
 # what the set-up itself calls besides: an administrator's business, and so not in the controller's policy
@@ -99,7 +101,8 @@ OTHERWISE: Mapping[str, tuple[str, ...]] = {
 }
 # what AWS lets nobody narrow down to a resource, besides whatever only looks
 EVERYWHERE = frozenset({"sns:unsubscribe", "sns:list_topics", "sns:list_subscriptions", "sns:get_subscription_attributes",
-                        "sqs:list_queues", "ssm:describe_parameters", "s3:list_buckets", "sts:decode_authorization_message"})  # fmt: skip
+                        "sqs:list_queues", "ssm:describe_parameters", "s3:list_buckets", "sts:decode_authorization_message",
+                        "service-quotas:get_service_quota"})  # fmt: skip
 ENDS_MACHINES = "ec2:terminate_instances"
 
 

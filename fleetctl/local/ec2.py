@@ -20,7 +20,6 @@ from typing import Any
 
 from moto.core.types import Base64EncodedString
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError
-from moto.ec2.models import EC2Backend
 from moto.ec2.models.instances import Instance, InstanceState, Reservation
 from moto.iam.models import iam_backends
 
@@ -33,6 +32,7 @@ from fleetctl.local.fleets import Fleet
 from fleetctl.local.hidden import Hidden
 from fleetctl.local.instances import Instances
 from fleetctl.local.market import SpotMarket
+from fleetctl.local.network import NetworkEC2
 from fleetctl.local.spot import Order, SpotRequest
 from fleetctl.local.supply import Supply
 from fleetctl.local.templates import Templates
@@ -126,7 +126,7 @@ class LocalInstance(Instance):
         return before
 
 
-class LocalEC2(EC2Backend):
+class LocalEC2(NetworkEC2):
     """One region's EC2, with booting instances and a spot market."""
 
     wire: Wire

@@ -21,6 +21,7 @@ from werkzeug.wrappers import Response
 
 from fleetctl.local.calls import CallLog
 from fleetctl.local.faults import Faults
+from fleetctl.local.patches import tidy_buckets
 from fleetctl.local.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -149,6 +150,7 @@ def load_service(service: str) -> Callable[[Request], Response]:
     if service == "s3":
         from moto.moto_server.werkzeug_app import create_backend_app
         application = create_backend_app("s3")
+        tidy_buckets()
         return lambda request: Response.from_app(application, request.environ)
     if service not in SERVICES:
         raise UnknownService(service)

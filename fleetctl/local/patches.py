@@ -8,7 +8,8 @@ Replaced classes (moto looks their names up in its modules when it makes one):
 For a quick start (1.1 s of imports become 0.3 s): at import moto loads the instance type offerings of all regions, and asks
 botocore's endpoint data for all regions of all partitions, several times. Here it begins without any; they come by `add_region`.
 
-Filters of DescribeInstances that moto has not: FILTERS. Root devices of images that end with their machine: _devices.
+Filters of DescribeInstances that moto has not: FILTERS. Root devices of images that end with their machine: _devices. Tags of buckets
+that end with their bucket: tidy_buckets.
 
 For quick calls:
     BaseResponse method names      inspected at each request: kept per class
@@ -121,6 +122,21 @@ def install(wire: Wire) -> None:
     sqs.Queue = LocalQueue
     sqs.sqs_backends.backend = LocalSQS
     sns.Subscription, sns.Topic = LocalSubscription, LocalTopic
+
+
+def tidy_buckets() -> None:
+    """Let a bucket's tags end with it (moto: the next bucket of that name bears them); once S3 is loaded."""
+    from moto.s3.models import S3Backend
+
+    delete = S3Backend.delete_bucket
+
+    def delete_bucket(backend: Any, bucket_name: str) -> Any:
+        deleted = delete(backend, bucket_name)
+        if deleted is not None:
+            backend.tagger.delete_all_tags_for_resource(deleted.arn)
+        return deleted
+
+    S3Backend.delete_bucket = delete_bucket
 
 
 def _devices(image: Any) -> list[dict[str, Any]]:
