@@ -225,7 +225,7 @@ def _chosen(console: Console) -> str:
     return {"e": "end", "end": "end", "a": "adopt", "adopt": "adopt"}.get(said, "")
 
 
-def _asked(console: Console, question: str) -> bool:
+def asked(console: Console, question: str) -> bool:
     """Whether somebody at a terminal says yes. Where nobody can be asked, that is no."""
     if not sys.stdin.isatty():
         console.print(f"{question} nobody is there to answer, so: no (--yes says yes)", highlight=False, soft_wrap=True)
