@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from . import bootstrap, fuse, shapes
 from .asking import TEMPLATE, asked
 from .ec2 import EXPIRES_TAG, seen
-from .estate import LAUNCH_CALLS, Estate, wanted
+from .estate import ENDED_BY, LAUNCH_CALLS, Estate, wanted
 from .events import Asked, Seen
 from .kinds import Thing
 from .ledger import Entry, Ledger
@@ -49,16 +49,23 @@ class Past(NamedTuple):
 
 
 def wire_of(estate: Estate, entries: Iterable[Entry]) -> Wire | None:
-    """The session's channel, None where none is whole: it was not finished, or its end has begun."""
-    alive = {*estate.things} - estate.ended
+    """The session's channel, None where none is whole: it was not finished, or its end has begun, whatever came of that."""
+    entries = list(entries)
+    ending = {Thing(*_ended(entry)) for entry in entries if entry.operation in ENDED_BY}
+    alive = {*estate.things} - ending
     queues = {one.id.rsplit("/", 1)[-1]: one.id for one in alive if one.kind == "queue"}
     for entry in reversed([one for one in entries if one.operation == "subscribe" and one.result is not None]):
         topic, queue_arn = entry.request.get("TopicArn", ""), entry.request.get("Endpoint", "")
         url, arn = queues.get(queue_arn.rpartition(":")[2]), entry.result["SubscriptionArn"]
         own = any(one.kind == "topic" and one.id == topic for one in estate.things)
-        if topic and url and Thing("subscription", arn) in alive and Thing("topic", topic) not in estate.ended:
+        if topic and url and Thing("subscription", arn) in alive and Thing("topic", topic) not in ending:
             return Wire(topic, url, queue_arn, arn, own)
     return None
+
+
+def _ended(entry: Entry) -> tuple[str, str]:
+    kind, key = ENDED_BY[entry.operation]
+    return kind, str(entry.request.get(key, ""))
 
 
 def parameter_of(estate: Estate) -> str:

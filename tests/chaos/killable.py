@@ -11,9 +11,11 @@ import signal
 import sys
 from pathlib import Path
 
-from fleetctl import abandoned, aws, bring_up_spots, ending, ledger, profiles, session, templates, things
+from fleetctl import abandoned, aws, bring_up_spots, ending, ledger, profiles, resuming, session, templates, things
+from fleetctl.__main__ import main
+from fleetctl.errors import FleetError
 
-N = 2
+N, TAG = 2, "fleetctl:session"
 
 
 class Moments:
@@ -78,8 +80,30 @@ def live(home, shape, kill, passed, forgetful=False):
     os._exit(0)
 
 
-def recover(home):
-    """What `fleetctl down` does, in a process of its own; exit status 1 where something is left."""
+def end(home):
+    """`fleetctl recover --end`, in a process of its own; exit status 1 where something is left."""
     _hurry()
-    receipt, _ = abandoned.down(Path(home))
-    sys.exit(bool(receipt.remaining))
+    os.environ["FLEETCTL_HOME"] = home
+    main(["recover", "--end"])
+
+
+def adopt(home):
+    """Another process goes on with what there is, sees the machines that live up, and ends all; where that is refused, `end`.
+
+    Exit status 1 where something is left, 3 where a machine that had been there was not seen up.
+    """
+    _hurry()
+    os.environ["FLEETCTL_SIDECAR"] = "off"
+    [record] = abandoned.listing(Path(home)) or [None]
+    if record is None:  # killed when all was over
+        sys.exit(0)
+    try:
+        launches = resuming.take(record, Path(home), minutes=2, lifetime="session")
+    except FleetError:
+        return end(home)
+    there = profiles.local_cloud().status(Path(home) / "local").inventory()["instances"]
+    living = {one["id"] for one in there if one["tags"].get(TAG) == record.id}
+    up = {one.instance_id for launch in launches for one in launch.result(120).succeeded}
+    [ours] = {launch.session for launch in launches}
+    receipt = ours.close()
+    sys.exit(1 if receipt.remaining else 3 if not living <= up else 0)

@@ -30,7 +30,7 @@ import cloudy  # noqa: E402  (from this directory)
 import killable  # noqa: E402
 import killing  # noqa: E402
 import play  # noqa: E402
-from slaughter import Butcher  # noqa: E402
+from slaughter import AFTER, Butcher  # noqa: E402
 
 from fleetctl import local  # noqa: E402
 
@@ -90,10 +90,11 @@ def on_the_local_cloud(total, options):
             for shape in killable.REQUESTS:
                 butcher = Butcher(home, cloud)
                 moments = len(butcher.moments(shape))
-                done = butcher.kill(shape, range(moments), jobs=2 * options.jobs)
-                wrong = done.left + done.doubles + done.wrong
-                total.add(f"{shape}: {wrong}", wrong, leaks=len(done.left), doubles=len(done.doubles), kills=len(done.killed))
-                print(f"{shape}, processes killed at {len(done.killed)} of {moments} moments: {total}", flush=True)
+                for after in AFTER:
+                    done = butcher.kill(shape, range(moments), after=after, jobs=2 * options.jobs)
+                    wrong = done.left + done.doubles + done.wrong
+                    total.add(f"{shape}: {wrong}", wrong, leaks=len(done.left), doubles=len(done.doubles), kills=len(done.killed))
+                    print(f"{shape}, processes killed at {len(done.killed)} of {moments} moments, then {after}: {total}", flush=True)
         finally:
             cloud.clear_faults()
             local.down(home / "local", force=True)

@@ -16,7 +16,8 @@ import boto3
 import killable
 
 SECONDS = 240  # for one life, on a computer that is busy
-TAG = "fleetctl:session"
+TAG = killable.TAG
+AFTER = {"end": killable.end, "adopt": killable.adopt}  # what the next process does
 
 
 @dataclass
@@ -55,11 +56,11 @@ class Butcher:
             assert status == 0, f"a life that nobody ends ended with {status}"
             return json.loads((home / "passed").read_text())
 
-    def kill(self, shape, moments, *, forgetful=False, jobs=4):
-        """Kills one life at each of the moments; says what is left when all have been followed up."""
+    def kill(self, shape, moments, *, after="end", forgetful=False, jobs=4):
+        """Kills one life at each of the moments; says what is left when all have been followed up by a process that does `after`."""
         done = Slaughter(shape, moments=len(moments))
         with ThreadPoolExecutor(jobs) as pool:
-            for moment, session, statuses in pool.map(lambda moment: self._end_of(shape, moment, forgetful), moments):
+            for moment, session, statuses in pool.map(lambda moment: self._end_of(shape, moment, forgetful, AFTER[after]), moments):
                 done.sessions.append(session)
                 if statuses[0] == -9:
                     done.killed.append(moment)
@@ -69,11 +70,11 @@ class Butcher:
                 done.left += [f"killed at {moment}: {one}" for one in self.left(session)]
         return done
 
-    def _end_of(self, shape, moment, forgetful):
+    def _end_of(self, shape, moment, forgetful, after):
         with place(self.home) as home:
             status = self._run(killable.live, home, shape, moment, str(home / "passed"), forgetful)
             [session] = [path.stem for path in (home / "ledgers").glob("*.sqlite")]
-            return moment, session, (status, self._run(killable.recover, home))
+            return moment, session, (status, self._run(after, home))
 
     def _run(self, target, home, *given):
         process = self.processes.Process(target=target, args=(str(home), *given))

@@ -5,7 +5,7 @@
 
 import killable
 import pytest
-from slaughter import Butcher, place
+from slaughter import AFTER, Butcher, place
 
 from fleetctl import abandoned, profiles, recovery
 
@@ -19,9 +19,10 @@ def butcher(home, cloud):
     return Butcher(home, cloud)
 
 
+@pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("shape", killable.REQUESTS)
-def test_what_a_killed_process_left_is_ended_by_the_next_and_nothing_is_launched_twice(butcher, shape):
-    done = butcher.kill(shape, [one.format(shape) if isinstance(one, str) else one for one in MOMENTS])
+def test_what_a_killed_process_left_is_ended_by_the_next_and_nothing_is_launched_twice(butcher, shape, after):
+    done = butcher.kill(shape, [one.format(shape) if isinstance(one, str) else one for one in MOMENTS], after=after)
     assert done.left == []
     assert done.doubles == []
     assert done.wrong == []

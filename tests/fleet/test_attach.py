@@ -215,6 +215,23 @@ def test_what_cannot_be_gone_on_with_is_refused_and_nothing_is_touched(fake_sess
         again(cloud, launch.uuid)
 
 
+@pytest.mark.parametrize("operation", ["unsubscribe", "delete_topic", "delete_queue"])
+def test_a_channel_whose_end_was_begun_is_not_gone_on_with_whatever_came_of_it(fake_session, again, operation):
+    cloud = FakeAws()
+    session = fake_session(cloud)
+    launch = begun(session, cloud, "RunInstances")
+    launch.result(20)
+    wire = session._belongings.channel.value.wire
+    names = {"unsubscribe": {"SubscriptionArn": wire.subscription_arn}, "delete_topic": {"TopicArn": wire.topic_arn}}
+    session.leave()
+    ledger = Ledger.open(session.ledger.path)
+    ledger.intent("any", operation, names.get(operation, {"QueueUrl": wire.queue_url}), region="us-east-1")  # no answer was written down
+    ledger.close()
+    with pytest.raises(FleetError, match="its channel is not whole"):
+        again(cloud, launch.uuid)
+    assert abandoned.take_over(session.profile.home, session.id).remaining == ()
+
+
 def test_where_nothing_of_it_is_left_it_says_so(fake_session, again, monkeypatch):
     cloud = FakeAws()
     session = fake_session(cloud)
