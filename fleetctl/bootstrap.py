@@ -3,7 +3,8 @@
 The script itself is `bootstrap.sh`, beside this file, with its reasons. Here are the values put above it, and the bounds:
 
 * EC2 takes 16,384 bytes of user data, counted before base64. Comments and indentation stay behind; what still doesn't fit goes
-  gzipped, commands and script together; what is then too long is refused with its sizes, before anything is sent.
+  gzipped, commands and script together; what is then too long goes without the commands, which the machine fetches from the session's
+  bucket (`packed`) and compares with their checksum. Where there is no bucket it is refused with its sizes, before anything is sent.
 * Every value goes in as one quoted shell word, so nothing that a user writes is read as part of the script around it.
 * The machine runs the same text everywhere. What differs (endpoints, paths, the SSH port) it finds in its environment, whose
   defaults are those of stock Amazon Linux 2023.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import re
 import shlex
 from collections.abc import Sequence
@@ -25,6 +27,9 @@ from uuid import UUID
 from fleetctl.errors import RequestInvalid, UserDataTooLarge
 
 NEVER: Final = 99_999_999_999  # seconds since the epoch, where a machine has no hard end
+BULK_BYTES: Final = 8 << 20  # of commands in S3, packed: what a machine's shell holds and its curl fetches in ten seconds
+ELSEWHERE: Final = "put the bulk into the image or into S3, and fetch it in the commands"
+NEWLINE: Final = "\n"
 USER_DATA_BYTES: Final = 16_384  # "16 KB, in raw form, before it is base64-encoded": EC2 User Guide, instance user data
 
 # The commands run in one shell; before the last of them stands this line, which tells the bootstrap that it begins.
@@ -71,12 +76,14 @@ def program(cmds: str | Sequence[str] | Program) -> Program:
 
 
 def render(program: Program, *, launch: UUID, session: str, topic_arn: str, region: str, fuse_minutes: int = 120,
-           secret_parameter: str | None = None, ends: float | None = None, fuse_object: str = "", look: int = 300) -> str:
+           secret_parameter: str | None = None, ends: float | None = None, fuse_object: str = "", look: int = 300,
+           bulk: str = "") -> str:
     """The user data for one launch: at most 16,384 bytes of UTF-8, not yet in base64.
 
     `fuse_minutes` is the time until the machine ends itself, counted from its first second; `secret_parameter` names the SSM
     SecureString that a program with `secret` reads. `ends` (seconds since the epoch) is the machine's hard end; `fuse_object`, a
-    bucket and a key, is what its session writes while it lives, and `look` how often it is read (seconds): see `fuse`.
+    bucket and a key, is what its session writes while it lives, and `look` how often it is read (seconds): see `fuse`. `bulk`, a bucket
+    and a key, is where the commands lie (`packed`) that are not to be in the user data.
     Raises `UserDataTooLarge`, or `RequestInvalid` on a value that is not one.
     """
     for value, pattern, name in ((session, _SESSION, "session"), (topic_arn, _TOPIC, "topic_arn"), (region, _REGION, "region")):
@@ -87,26 +94,46 @@ def render(program: Program, *, launch: UUID, session: str, topic_arn: str, regi
     if program.secret and not _PARAMETER.fullmatch(secret_parameter or ""):
         raise RequestInvalid("the program reads the session's secret, and no parameter of that name can hold it", alias="secret_parameter",
                              found=secret_parameter)
-    if fuse_object and not _OBJECT.fullmatch(fuse_object):
-        raise RequestInvalid("the fuse's object is a bucket and a key", alias="fuse_object", found=fuse_object)
+    for value, name in ((fuse_object, "fuse_object"), (bulk, "bulk")):
+        if value and not _OBJECT.fullmatch(value):
+            raise RequestInvalid(f"{name} is a bucket and a key", alias=name, found=value)
     secret = secret_parameter if program.secret and secret_parameter else ""
     values = {"launch": str(launch), "session": session, "topic": topic_arn, "region": region, "fuse": str(fuse_minutes),
               "ends": f"{NEVER if ends is None else ends:.0f}", "object": fuse_object, "look": str(look),
-              "secret": secret, "check": program.check or ""}
+              "secret": secret, "bulk": bulk, "sum": _sum(program) if bulk else "", "check": program.check or ""}
     head = "#!/bin/bash\n" + "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
-    commands = "\n".join((*program.lines[:-1], _MARK, program.lines[-1]))
+    commands = "" if bulk else _commands(program)
     body = f"commands={shlex.quote(commands)}\n{_script()}"
     if len((head + body).encode()) <= USER_DATA_BYTES:
         return head + body
     # the image's own gzip unpacks it: cloud-init would take all of it packed, but not every image has cloud-init
-    small = f"{head}unpacked=$(base64 -d <<<{_packed(body)} | gzip -d) || exit\neval \"$unpacked\"\n"
-    size, own = len(small.encode()), len(head.encode()) + len(_packed(_script()))
+    small = f"{head}unpacked=$(base64 -d <<<{_base64(body)} | gzip -d) || exit\neval \"$unpacked\"\n"
+    size, own = len(small.encode()), len(head.encode()) + len(_base64(_script()))
     if size > USER_DATA_BYTES:
         raise UserDataTooLarge(
             f"the user data would be {size:,} bytes, and EC2 takes {USER_DATA_BYTES:,}: {own:,} are the boot script's, {size - own:,} the "
             f"commands' ({len(commands.encode()):,} before compression)",
-            alias="cmds", found=size, todo="put the bulk into the image or into S3, and fetch it in the commands")
+            alias="cmds", found=size, todo=ELSEWHERE)
     return small
+
+
+def packed(program: Program) -> bytes:
+    """The commands as the object holds them that `render` calls `bulk`. Raises `UserDataTooLarge`."""
+    text = _base64(_commands(program))
+    if len(text) > BULK_BYTES:
+        raise UserDataTooLarge(f"the commands are {len(text):,} bytes when packed, and a machine fetches {BULK_BYTES:,} at most",
+                               alias="cmds", found=len(text), todo=ELSEWHERE)
+    return text.encode()
+
+
+def _commands(program: Program) -> str:
+    """The program's lines as the machine's shell reads them; the mark tells that the last of them begins."""
+    return "\n".join((*program.lines[:-1], _MARK, program.lines[-1]))
+
+
+def _sum(program: Program) -> str:
+    """What sha256sum says of the commands as the machine has them: its shell takes newlines from their end, and gives one."""
+    return hashlib.sha256(f"{_commands(program).rstrip(NEWLINE)}\n".encode()).hexdigest()
 
 
 def told(script: str, name: str) -> str:
@@ -119,7 +146,7 @@ def told(script: str, name: str) -> str:
     return "".join(shlex.split(found[1])) if found else ""
 
 
-def _packed(text: str) -> str:
+def _base64(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 

@@ -1,8 +1,8 @@
 # What a machine does from its first second to its last. `render` puts the values above this text (launch session topic region fuse
-# ends object look secret check commands) and drops indentation and comments, so a comment stands on lines of its own, and no string here spans lines.
+# ends object look secret bulk sum check commands) and drops indentation and comments, so a comment stands on lines of its own, and no string here spans lines.
 #
 # One process decides and reports. Its children only tell it what happened, a line each, on the pipe that is descriptor 9:
-#   start      the secret lies in its file: the commands may begin
+#   start      what had to be fetched lies in its file: the commands may begin
 #   group N    the commands begin, and whatever they start is in process group N unless it leaves that
 #   last       the last of the commands begins now (the commands themselves write this)
 #   exit N     the commands have ended
@@ -232,6 +232,26 @@ fetch_secret() {
     printf '%s\n' "$REPLY" >"$run/secret"
 }
 
+# Commands that are too long for user data: packed in the session's bucket, in base64, since bash keeps no NUL. What is not what was
+# meant is not run.
+fetch_commands() {
+    signed "s3/$bulk" || { (($? == 2)) && reply=$(aws_cli s3 cp "s3://$bulk" -); } || return
+    commands=$(base64 -d <<<"${reply%%$'\n'*}" | gzip -d) || return
+    [[ $(sha256sum <<<"$commands") == "$sum "* ]] || { say "$bulk is not what was meant" && return 1; }
+    printf '%s\n' "$commands" >"$run/commands"
+}
+
+# persist NAME WHAT: something to be fetched is tried for for two minutes
+persist() {
+    local delay
+    for ((delay = 100; delay < 10000; delay *= 2)); do
+        "$1" && return
+        pause $delay
+    done
+    say "no $2"
+    return 1
+}
+
 start() {
     (
         status=0
@@ -321,15 +341,14 @@ if [[ $switch ]]; then
 fi
 export FLEETCTL_LAUNCH=$launch FLEETCTL_SESSION=$session FLEETCTL_INSTANCE=$instance \
     FLEETCTL_IP=$ip FLEETCTL_REGION=$region FLEETCTL_RUN=$run
-if [[ $secret ]]; then
-    export GRIDWORKER_SECRET_FILE=$run/secret
+[[ ! $secret ]] || export GRIDWORKER_SECRET_FILE=$run/secret
+if [[ $secret || $bulk ]]; then
     (
-        for ((delay = 100; delay < 10000; delay *= 2)); do
-            fetch_secret && echo start >&9 && exit
-            pause $delay
-        done
-        say "no secret $secret"
-        echo 'exit 1' >&9
+        if { [[ ! $bulk ]] || persist fetch_commands "commands $bulk"; } && { [[ ! $secret ]] || persist fetch_secret "secret $secret"; }; then
+            echo start >&9
+        else
+            echo 'exit 1' >&9
+        fi
     ) &
 else
     start

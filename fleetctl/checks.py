@@ -5,7 +5,7 @@
 | check | fails | warns |
 |---|---|---|
 | permission | a dry run of a call is denied, or refused | |
-| user data | the boot script does not fit | |
+| user data | the boot script does not fit, nor without its commands | |
 | image | it does not exist, is not available, or is for another architecture | |
 | quota | no type fits below the account's vCPUs | some types do not |
 | addresses | the subnets have too few together | the first has |
@@ -76,7 +76,8 @@ class Check:
 class Facts:
     """What was looked up for `n` machines. Rows are as AWS shows them, an AwsError where it would not.
 
-    `dry` holds what each call's dry run was answered with; `user_data` the size, or why there is none; `quotas` the vCPUs by code;
+    `dry` holds what each call's dry run was answered with; `user_data` the size, or why there is none; `aside` the bytes of commands that
+    go into the session's bucket, since they are too long for it; `quotas` the vCPUs by code;
     `running` the instances that count against them. `needs` are the services that machines must reach, `public` whether the request
     gives them public addresses (None: as the subnet does).
     """
@@ -99,6 +100,7 @@ class Facts:
     needs: tuple[str, ...] = ("sns",)
     public: bool | None = None
     limit: int = 16_384
+    aside: int = 0
 
     def vcpus(self) -> dict[str, int]:
         """vCPUs of each type that is known."""
@@ -198,7 +200,8 @@ def _permission(facts: Facts) -> Check:
 def _user_data(facts: Facts) -> Check:
     if isinstance(facts.user_data, FleetError):
         return Check("user data", Verdict.FAIL, facts.user_data.what, facts.user_data.todo)
-    return Check("user data", Verdict.OK, f"{facts.user_data:,} of {facts.limit:,} bytes")
+    aside = f"; {facts.aside:,} of commands go into the session's bucket, where machines fetch them" if facts.aside else ""
+    return Check("user data", Verdict.OK, f"{facts.user_data:,} of {facts.limit:,} bytes{aside}")
 
 
 def _image(facts: Facts) -> Check:

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from . import denied, ec2, shapes
-from .bootstrap import USER_DATA_BYTES
+from .bootstrap import USER_DATA_BYTES, packed
 from .checks import Facts, Rows, quota_code
-from .errors import AwsError, Denied, FleetError
+from .errors import AwsError, Denied, FleetError, UserDataTooLarge
 from .order import Order
 from .shapes import Call, Request
 from .topup import Pool
@@ -24,12 +24,7 @@ async def inspect_launch(call: ec2.Call, order: Order, pools: Sequence[Pool], *,
     types = tuple(dict.fromkeys(kind for one in said for kind in _several(one.get("itype"))))
     subnets = tuple(dict.fromkeys(subnet for one in said for subnet in _several(one.get("subnet"))))
     market = "on-demand" if all(pool.on_demand for pool in pools) else "spot"
-    try:
-        finished: Request | FleetError = order.finished(
-            topic_arn=f"arn:aws:sns:{region}:000000000000:fleetctl-preflight", region=region, secret=f"/fleetctl/{order.session}"
-        )
-    except FleetError as error:
-        finished = error
+    finished, aside = _finished(order, region)
     part = _machine(pools[0].request)
     codes = {code for kind in types if (code := quota_code(kind, on_demand=market != "spot")) is not None}
     image, kinds, places, endpoints = await asyncio.gather(
@@ -44,10 +39,24 @@ async def inspect_launch(call: ec2.Call, order: Order, pools: Sequence[Pool], *,
     routes = await _tried(ec2.pages(call, "describe_route_tables", "RouteTables", paged=False, Filters=mine)) if vpcs else []
     return Facts(
         n=order.wanted, region=region, on_demand=market != "spot", types=types, subnets=subnets, dry=dry,
-        user_data=finished if isinstance(finished, FleetError) else _size(finished), limit=USER_DATA_BYTES, image=image, kinds=kinds,
+        user_data=finished if isinstance(finished, FleetError) else _size(finished), aside=aside, limit=USER_DATA_BYTES,
+        image=image, kinds=kinds,
         places=places, routes=routes, endpoints=endpoints, quotas=limits, running=running, disks=part.get("BlockDeviceMappings", ()),
-        needs=("sns", "ssm") if order.program.secret else ("sns",), public=said[0].get("public"),
+        needs=("sns", *(["ssm"] if order.program.secret else []), *(["s3"] if aside else [])), public=said[0].get("public"),
     )  # fmt: skip
+
+
+def _finished(order: Order, region: str) -> tuple[Request | FleetError, int]:
+    """The request as it would be sent, or why it cannot be; and how many bytes of commands go into the session's bucket."""
+    names = {"topic_arn": f"arn:aws:sns:{region}:000000000000:fleetctl-preflight", "secret": f"/fleetctl/{order.session}"}
+    try:
+        try:
+            return order.finished(region=region, **names), 0
+        except UserDataTooLarge:
+            aside = len(packed(order.program))
+            return order.finished(region=region, bulk=order.fuse_object or "fleetctl-preflight/commands", **names), aside
+    except FleetError as error:
+        return error, 0
 
 
 def _several(said: Any) -> Sequence[str]:

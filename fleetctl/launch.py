@@ -27,6 +27,7 @@ from . import denied, ec2, shapes
 from .asking import Asking
 from .billing import Bill
 from .bucket import Bucket
+from .bulk import put_aside
 from .errors import AwsError, Denied, FleetError, LaunchFailed
 from .events import (
     Arrived,
@@ -272,7 +273,8 @@ class Conductor:
             channel = await self.desk.channel()
             channel.demultiplexer.handlers[self.uuid] = self.report
             secret = await self.desk.secret_parameter() if self.order.program.secret else None
-            calls = functools.partial(self._calls_for, topic_arn=channel.topic_arn, secret=secret)
+            bulk = await put_aside(self.order, self.desk, topic_arn=channel.topic_arn, secret=secret)
+            calls = functools.partial(self._calls_for, topic_arn=channel.topic_arn, secret=secret, bulk=bulk)
             await self._pools_asked.fill(self._plan, self._pools, calls, self._made)
         except Exception as error:
             if isinstance(error, Denied):
@@ -284,10 +286,10 @@ class Conductor:
                 log.warning("launch %s: no more could be asked for: %s", self.uuid, error)
                 self.feed(Asked(()))
 
-    def _calls_for(self, ask: Ask, *, topic_arn: str, secret: str | None) -> Sequence[shapes.Call]:
+    def _calls_for(self, ask: Ask, *, topic_arn: str, secret: str | None, bulk: str) -> Sequence[shapes.Call]:
         """The calls that ask a pool for what is missing."""
         part = replace(self._offers[ask.pool], wanted=ask.number, part=ask.pool)
-        return shapes.calls(part.finished(topic_arn=topic_arn, region=self.desk.profile.region, secret=secret))
+        return shapes.calls(part.finished(topic_arn=topic_arn, region=self.desk.profile.region, secret=secret, bulk=bulk))
 
     def _made(self, made: Asked) -> None:
         self.feed(made)

@@ -111,12 +111,19 @@ class Order:
         """The deadline in whole seconds; just after it, so that the listing there shows why requests are open, not that they expired."""
         return datetime.fromtimestamp(math.ceil(self.deadline) + 1, UTC)
 
-    def finished(self, *, topic_arn: str, region: str, secret: str | None) -> dict[str, Any]:
-        """The parameters of the launch call. `secret` names the SSM parameter for a program that wants it.
+    def finished(self, *, topic_arn: str, region: str, secret: str | None, bulk: str = "") -> dict[str, Any]:
+        """The parameters of the launch call. `secret` names the SSM parameter for a program that wants it, `bulk` the object that holds
+        commands which are too long for user data.
 
         Raises RequestInvalid, UserDataTooLarge.
         """
-        script = bootstrap.render(
+        request = shapes.apply(self.request, udata=self.script(topic_arn=topic_arn, region=region, secret=secret, bulk=bulk))
+        return shapes.finish(request, n=self.wanted, token=str(self.token), valid_until=self.valid_until, tags=self.tags,
+                             on_demand=self.on_demand)  # fmt: skip
+
+    def script(self, *, topic_arn: str, region: str, secret: str | None, bulk: str = "") -> str:
+        """The user data alone. Raises as `finished` does."""
+        return bootstrap.render(
             self.program,
             launch=self.uuid,
             session=self.session,
@@ -127,7 +134,5 @@ class Order:
             ends=self.expires,
             fuse_object=self.fuse_object,
             look=fuse.look_seconds(self.hours),
+            bulk=bulk,
         )
-        request = shapes.apply(self.request, udata=script)
-        return shapes.finish(request, n=self.wanted, token=str(self.token), valid_until=self.valid_until, tags=self.tags,
-                             on_demand=self.on_demand)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import random
 import re
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetctl.bootstrap import USER_DATA_BYTES, Program, program, render
+from fleetctl import bootstrap
+from fleetctl.bootstrap import USER_DATA_BYTES, Program, packed, program, render, told
 from fleetctl.errors import RequestInvalid, UserDataTooLarge
 
 LAUNCH = UUID("6f1c7c1e-33a8-4be4-9a53-3f0a2f6d4f10")
@@ -105,6 +107,39 @@ def test_what_does_not_fit_is_refused_with_its_sizes() -> None:
     assert "30,025 before" in message
     assert caught.value.alias == "cmds"
     assert caught.value.found > USER_DATA_BYTES
+
+
+def test_commands_that_lie_elsewhere_leave_their_place_and_their_sum_in_the_script() -> None:
+    long = [noise(30_000), "true"]
+    script = rendered(long, bulk="bucket/commands-1", fuse_object="bucket/fuse")
+    assert len(script.encode()) <= USER_DATA_BYTES
+    assert noise(30_000) not in unpacked(script)
+    assert (told(script, "bulk"), told(script, "object"), told(script, "nothing")) == ("bucket/commands-1", "bucket/fuse", "")
+    text = gzip.decompress(base64.b64decode(packed(program(long)))).decode()
+    assert text.startswith(noise(30_000)) and text.endswith("true")
+    assert told(script, "sum") == hashlib.sha256(text.encode() + b"\n").hexdigest()
+    assert packed(program(long)) == packed(program(long))
+
+
+@given(st.lists(lines, min_size=1, max_size=3))
+@settings(max_examples=20, deadline=None)
+def test_the_sum_is_what_the_machine_finds(text: list[str]) -> None:
+    script = rendered(text, bulk="bucket/commands-1")
+    find = 'commands=$(base64 -d | gzip -d) && sha256sum <<<"$commands"'
+    found = subprocess.run(["bash", "-c", find], input=packed(program(text)), capture_output=True, check=True).stdout.decode().split()[0]
+    assert told(script, "sum") == found
+
+
+def test_more_than_a_machine_fetches_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "BULK_BYTES", 1000)
+    with pytest.raises(UserDataTooLarge, match="and a machine fetches 1,000 at most"):
+        packed(program(noise(5000)))
+
+
+@pytest.mark.parametrize("place", ["Bucket/x", "bucket", "bucket/", "b/'x'"])
+def test_a_place_is_a_bucket_and_a_key(place: str) -> None:
+    with pytest.raises(RequestInvalid, match="a bucket and a key"):
+        rendered(bulk=place)
 
 
 @pytest.mark.parametrize(("cmds", "expected"), [

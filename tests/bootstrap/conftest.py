@@ -222,11 +222,11 @@ class Machine:
         path.chmod(0o755)
 
     def boot(
-        self, cmds: str | Sequence[str] | Program, *, ends: float | None = None, fuse_object: str = "", **env: str
+        self, cmds: str | Sequence[str] | Program, *, ends: float | None = None, fuse_object: str = "", bulk: str = "", **env: str
     ) -> subprocess.Popen[bytes]:
         what = program(cmds)
         script = render(what, launch=self.launch, session="s1", topic_arn=TOPIC, region=REGION, fuse_minutes=90,
-                        secret_parameter="/fleetctl/s1/secret", ends=ends, fuse_object=fuse_object, look=1)
+                        secret_parameter="/fleetctl/s1/secret", ends=ends, fuse_object=fuse_object, look=1, bulk=bulk)
         (self.root / "user-data").write_text(script)
         (self.root / "user-data").chmod(0o755)
         settings = {
