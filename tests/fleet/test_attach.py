@@ -278,10 +278,10 @@ def test_machines_are_shown_that_their_session_lives_where_they_were_told_to_loo
     monkeypatch.setattr("fleetctl.fuse.RETRY_SECONDS", 0.01)
     monkeypatch.setattr("fleetctl.fuse.RENEW_SECONDS", 0.01)  # two writings in one second are told apart
     resumed = again(cloud, launch.uuid)
+    assert resumed.session.place.whole("fuse") == f"{name}/{key}"
     resumed.result(20)
     wait_for(lambda: int(cloud.buckets[name][key].split()[1]) > before)
     resumed.session.leave()
-    assert resumed.session.place.whole("fuse") == f"{name}/{key}"
     assert [*cloud.buckets] == [name]
     assert written(cloud, resumed.session)[1] == {str(launch.uuid): pytest.approx(launch._conductor.expires, abs=1.5)}
 
