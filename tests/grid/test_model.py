@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from memory import Memory
 
 from gridworker.keys import Keys
 from gridworker.messages import ID, item
@@ -187,10 +188,10 @@ class Grid(RuleBasedStateMachine):
             assert self.connection.call("EXISTS", keys.owned(name), keys.mine(name), keys.inbox(name)) == 0
 
 
-@pytest.mark.parametrize("binary", found(), ids=lambda binary: binary.name)
-def test_no_order_of_events_loses_a_call(binary: Path) -> None:
-    """On every server that is here: Redis and Valkey where both are."""
-    with Server(unix=True, binary=binary) as server:
+@pytest.mark.parametrize("store", [*found(), Memory], ids=lambda store: "memory" if store is Memory else store.name)
+def test_no_order_of_events_loses_a_call(store: Path | type[Memory]) -> None:
+    """On every server that is here, Redis and Valkey where both are, and on a store in memory."""
+    with Server(unix=True, binary=store) if isinstance(store, Path) else store() as server:
         Grid.connection, Grid.keys = server.connection(), Keys("model")
         try:
             run_state_machine_as_test(Grid, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))

@@ -1,23 +1,24 @@
-"""What each script does when it is run again, as its header says; on every server that is here. Nodes and clients are only names."""
+"""What each script does when it is run again, as its header says; on every server that is here, and on a store in memory. Nodes and
+clients are only names."""
 
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from memory import Memory
 
 import gridworker
+from gridworker.keys import Keys
 from gridworker.messages import ID, item
 from gridworker.node import Node, reap
 from gridworker.server import Server, found
 from gridworker.store import GONE, Connection, Script
 from gridworker.waits import Wait
-
-if TYPE_CHECKING:
-    from grid_lab import Lab
 
 SCRIPTS = Path(gridworker.__file__).parent / "scripts"
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -30,10 +31,10 @@ def wire(call: str, token: str = "f" * 8) -> bytes:
 class Bench:
     """Scripts by name, with the arguments that matter in a test."""
 
-    def __init__(self, lab: Lab, connection: Connection) -> None:
-        self.keys, self.connection = lab.keys, connection
-        self.node = Node(lab.keys, "pool", "ann", kind="worker", supervisor="s1")
-        self.other = Node(lab.keys, "pool", "bob", kind="worker", supervisor="s1")
+    def __init__(self, keys: Keys, connection: Connection) -> None:
+        self.keys, self.connection = keys, connection
+        self.node = Node(keys, "pool", "ann", kind="worker", supervisor="s1")
+        self.other = Node(keys, "pool", "bob", kind="worker", supervisor="s1")
         for node in (self.node, self.other):
             node.register(connection, Script("register"))
 
@@ -75,17 +76,17 @@ class Bench:
         return count
 
 
-@pytest.fixture(scope="module", params=found(), ids=lambda binary: binary.name)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Every server that is here, in place of the one that other tests use: Redis and Valkey where both are."""
-    with Server(unix=True, binary=request.param) as server:
+@pytest.fixture(scope="module", params=[*found(), Memory], ids=lambda store: "memory" if store is Memory else store.name)
+def server(request: pytest.FixtureRequest) -> Iterator[Server | Memory]:
+    """Every server that is here, in place of the one that other tests use (Redis and Valkey where both are), and a store in memory."""
+    with Memory() if request.param is Memory else Server(unix=True, binary=request.param) as server:
         yield server
 
 
 @pytest.fixture
-def bench(lab: Lab) -> Iterator[Bench]:
-    connection = lab.connection()
-    yield Bench(lab, connection)
+def bench(server: Server | Memory) -> Iterator[Bench]:
+    connection = server.connection()
+    yield Bench(Keys(f"t{uuid.uuid4().hex[:8]}"), connection)
     connection.close()
 
 
