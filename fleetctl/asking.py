@@ -17,7 +17,7 @@ from . import ec2
 from .errors import AwsError, NotFound
 from .events import Asked, Seen
 from .shapes import Call, Launched, Shortfall, launched, shortfalls, view
-from .topup import Ask, Plan, Pool
+from .topup import Ask, Plan, Pool, mends
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class Asking:
         self.sent = False  # a call that makes something was made at least once
         self.in_call = False  # one is on its way: its answer names what must be ended
         self.trouble: AwsError | None = None  # why the call is being asked again
-        self.shortfalls: list[Shortfall] = []  # the capacity pools that gave none, or not enough
+        self._short: dict[int, Sequence[Shortfall]] = {}  # by pool
+        self._plan: Plan | None = None
         self._template: str | None = None
 
     def __repr__(self) -> str:
@@ -42,34 +43,54 @@ class Asking:
     async def fill(
         self, plan: Plan, pools: Sequence[Pool], calls: Callable[[Ask], Sequence[Call]], tell: Callable[[Asked], None]
     ) -> None:
-        """Ask pool after pool, until there are enough machines or no pool is left, and tell what each has made.
+        """Ask pool after pool, round after round, until there are enough machines, or no pool or time is left; tell what each has made.
 
         Raises what the last one was refused with, where none gave any, and where its answer was lost.
         """
         refusal: AwsError | None = None
-        owed = True
-        while not self._stopped() and (ask := plan.ask()) is not None and (ask.pool == 0 or time.time() < self._deadline):
+        owed, self._plan = True, plan
+        while (ask := await self._next(plan)) is not None:
             try:
                 answer = await self.send(calls(ask))
             except AwsError as error:
                 refusal = error
-                self.shortfalls.append(_shortfall(pools[ask.pool], error))
-                if not plan.goes_on(error.kind, error.code):
-                    break
+                self._short[ask.pool] = (_shortfall(pools[ask.pool], error),)
+                plan.refused(error.kind, error.code)
                 continue
             finally:
                 await self.clear_up()
             if answer is None:
                 return
-            self.shortfalls += shortfalls(answer)
+            self._short[ask.pool] = short = shortfalls(answer)
             made = asked(answer, on_demand=pools[ask.pool].on_demand)
-            plan.gave(len(made.keys))
+            # RunInstances says nothing of what it did not give, a request that waits is open, and a fleet names the reasons
+            plan.gave(len(made.keys), mends=not short or any(mends(one.code) for one in short))
             owed = plan.owed > 0
             tell(replace(made, owed=plan.owed))
+        self._plan = None
         if refusal is not None and (not plan.given or isinstance(refusal, ec2.TRANSIENT)):
             raise refusal
         if owed:
             tell(Asked(()))
+
+    async def _next(self, plan: Plan) -> Ask | None:
+        """The next call; None where there is none, or no time for it. Waits between rounds."""
+        ask = None if self._stopped() else plan.ask()
+        if ask is None and not self._stopped() and (gap := plan.again()) is not None and time.time() + gap < self._deadline:
+            log.info("%s: %d machines are missing, asking again in %.0f s", self._what, plan.owed, gap)
+            await asyncio.sleep(gap)
+            ask = None if self._stopped() else plan.ask()
+        return ask if ask is None or ask.part == 0 or time.time() < self._deadline else None
+
+    def missing(self) -> dict[str, int]:
+        """How many machines are still being asked for, by AWS's word for why there are none. From any thread."""
+        plan, short = self._plan, self.shortfalls
+        return {short[0].code: plan.wanted - plan.given} if plan is not None and short and plan.given < plan.wanted else {}
+
+    @property
+    def shortfalls(self) -> list[Shortfall]:
+        """The capacity pools that gave none, or not enough, when each was last asked."""
+        return [one for _, short in sorted(self._short.items()) for one in short]
 
     async def send(self, calls: Sequence[Call]) -> dict[str, Any] | None:
         """The launch call's answer; None when the launch was given up before that call was made. Raises AwsError."""

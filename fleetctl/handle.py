@@ -31,7 +31,7 @@ CANCEL_SECONDS = 60.0  # what an interrupted `.result()` gives the cancelling be
 class Progress:
     """A launch at one moment. `pending` counts what is still expected; times are seconds, `per_hour` and `so_far` USD, all included.
 
-    `waiting` are AWS's words for the requests that have no machine yet ("price-too-low", "capacity-not-available", …), with their numbers,
+    `waiting` are AWS's words for the machines that are not there yet ("price-too-low", "capacity-not-available", …), with their numbers,
     as the last listing showed them. `interrupted` have been taken back by EC2, or are about to be, after they were ready; what was launched
     in their place counts in `up` and `pending`.
     """
@@ -108,6 +108,8 @@ class Launch(Pending[T], Generic[T]):
         elapsed = (conductor.settled_at or time.time()) - conductor.began
         slots = [(one, slot) for one in family for slot in one.core.all()]
         cost = self.cost()
+        waiting = Counter(slot.status for _, slot in slots if slot.state is MachineState.PENDING and slot.status)
+        missing = sum((Counter(one.pools_asked.missing()) for one in family), Counter())
         return Progress(
             core.state,
             core.wanted,
@@ -119,7 +121,7 @@ class Launch(Pending[T], Generic[T]):
             conductor.deadline - conductor.began,
             cost.per_hour,
             conductor.order.type,
-            tuple(Counter(slot.status for _, slot in slots if slot.state is MachineState.PENDING and slot.status).items()),
+            tuple((waiting + missing).items()),
             sum(one.interruptions for one in cores),
             cost.so_far,
             cost.budget,

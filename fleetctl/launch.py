@@ -110,7 +110,7 @@ class Conductor:
         self._plan = Plan(wanted, len(self._offers))
         self._call = functools.partial(desk.call, launch=str(self.uuid))
         self.core = Core(wanted, minimum)
-        self._pools_asked = Asking(self._call, f"launch {self.uuid}", order.deadline, lambda: self.core.state in SETTLED)
+        self.pools_asked = Asking(self._call, f"launch {self.uuid}", order.deadline, lambda: self.core.state in SETTLED)
         self.began, self.deadline = order.began, order.deadline
         self.settled_at: float | None = None
         self.future: concurrent.futures.Future[Machines] = concurrent.futures.Future()
@@ -275,7 +275,7 @@ class Conductor:
             secret = await self.desk.secret_parameter() if self.order.program.secret else None
             bulk = await put_aside(self.order, self.desk, topic_arn=channel.topic_arn, secret=secret)
             calls = functools.partial(self._calls_for, topic_arn=channel.topic_arn, secret=secret, bulk=bulk)
-            await self._pools_asked.fill(self._plan, self._pools, calls, self._made)
+            await self.pools_asked.fill(self._plan, self._pools, calls, self._made)
         except Exception as error:
             if isinstance(error, Denied):
                 await denied.explain(self._call, error)
@@ -288,7 +288,7 @@ class Conductor:
 
     def _calls_for(self, ask: Ask, *, topic_arn: str, secret: str | None, bulk: str) -> Sequence[shapes.Call]:
         """The calls that ask a pool for what is missing."""
-        part = replace(self._offers[ask.pool], wanted=ask.number, part=ask.pool)
+        part = replace(self._offers[ask.pool], wanted=ask.number, part=ask.part)
         return shapes.calls(part.finished(topic_arn=topic_arn, region=self.desk.profile.region, secret=secret, bulk=bulk))
 
     def _made(self, made: Asked) -> None:
@@ -396,15 +396,15 @@ class Conductor:
     async def _stop_asking(self) -> None:
         """Nothing more is asked for afterwards. A call on its way is waited for: its answer names what must be ended."""
         if self._asking is not None:
-            if not self._pools_asked.in_call:
+            if not self.pools_asked.in_call:
                 self._asking.cancel()
             await asyncio.wait([self._asking])
 
     async def _give_up(self, why: str) -> None:
         """Below the minimum: cancel, list, terminate, then say why."""
         await self._stop_asking()
-        unsure = any(isinstance(one, ec2.TRANSIENT) for one in (self.refusal, self._pools_asked.trouble))  # a lost answer may hide machines
-        if self._pools_asked.sent and (why in ("deadline", "cancelled") or unsure):
+        unsure = any(isinstance(one, ec2.TRANSIENT) for one in (self.refusal, self.pools_asked.trouble))  # a lost answer may hide machines
+        if self.pools_asked.sent and (why in ("deadline", "cancelled") or unsure):
             with contextlib.suppress(AwsError):  # tells a silent channel from dead machines; `_end_all` lists again
                 self._found(await self._rows())
         error = failure(why, self._facts())  # as things are before their end changes them
@@ -443,4 +443,4 @@ class Conductor:
     def _facts(self) -> Facts:
         seconds = self.deadline - self.began
         title = f"launch {self.uuid} of {self.core.wanted} × {self.type or 'machine'}"
-        return Facts(title, self.core, self.snapshot(), seconds, tuple(self._pools_asked.shortfalls))
+        return Facts(title, self.core, self.snapshot(), seconds, tuple(self.pools_asked.shortfalls))

@@ -1,4 +1,4 @@
-"""Pools are asked one after the other, each once, and never for more than is missing."""
+"""Pools are asked one after the other, each once in a round, and never for more than is missing."""
 
 import pytest
 from hypothesis import given
@@ -11,43 +11,103 @@ from fleetctl.topup import Ask, Plan, pools
 RUN = {"ImageId": "ami-1"}
 SPOT = {"LaunchSpecification": {"ImageId": "ami-1"}}
 
-ELSEWHERE, FOR_GOOD = [Kind.CAPACITY, Kind.PRICE, Kind.QUOTA], [Kind.INVALID, Kind.PERMISSION, Kind.NETWORK]
-answers = st.one_of(st.integers(0, 20), st.sampled_from(ELSEWHERE + FOR_GOOD))
+EMPTY = (Kind.CAPACITY, "InsufficientInstanceCapacity")
+ELSEWHERE = [(Kind.CAPACITY, "InsufficientFreeAddressesInSubnet"), (Kind.PRICE, "SpotMaxPriceTooLow"),
+             (Kind.QUOTA, "MaxSpotInstanceCountExceeded"), (Kind.INVALID, "Unsupported")]
+FOR_GOOD = [(Kind.INVALID, "InvalidParameterValue"), (Kind.PERMISSION, "UnauthorizedOperation"), (Kind.NETWORK, "ReadTimeout")]
+answers = st.one_of(st.integers(0, 20), st.just(EMPTY), st.sampled_from(ELSEWHERE + FOR_GOOD))
 
 
-@given(st.integers(1, 20), st.lists(answers, min_size=1, max_size=8))
-def test_never_more_than_wanted_nothing_asked_twice_and_all_pools_are_tried_before_it_gives_up(wanted, story):
-    plan, asked, running = Plan(wanted, len(story)), [], 0
-    while (ask := plan.ask()) is not None:
-        assert ask.number == wanted - running > 0, "what is asked for is what is missing"
-        asked.append(ask.pool)
-        answer = story[ask.pool]
-        if isinstance(answer, Kind):
-            if not plan.goes_on(answer, "SomeCode"):
+@given(st.integers(1, 20), st.integers(1, 6), st.lists(answers, max_size=40))
+def test_never_more_than_wanted_nothing_asked_twice_and_all_that_may_have_some_is_tried_before_it_gives_up(wanted, number, story):
+    plan, running, parts, over = Plan(wanted, number), 0, [], set()
+    asked_in_round, stopped = [], False
+    for answer in story:
+        ask = plan.ask()
+        if ask is None:
+            assert running >= wanted or stopped or {*range(number)} - over <= {*asked_in_round}, "a round is whole"
+            if plan.again() is None:
                 break
+            asked_in_round = []
+            ask = plan.ask()
+        assert ask.number == wanted - running > 0, "what is asked for is what is missing"
+        assert ask.pool not in asked_in_round, "once in a round"
+        assert ask.pool not in over, "what waiting does not mend is not asked again"
+        assert not stopped
+        asked_in_round.append(ask.pool)
+        parts.append(ask.part)
+        if isinstance(answer, tuple):
+            plan.refused(*answer)
+            stopped = answer in FOR_GOOD
+            over |= {ask.pool} if answer in ELSEWHERE else set()
         else:
             running += min(answer, ask.number)  # AWS gives no more than it is asked for
             plan.gave(min(answer, ask.number))
-        assert plan.owed == (wanted - running if len(asked) < len(story) else 0)
-    assert asked == list(range(len(asked))), "each once, in their order"
+        assert (plan.owed > 0) <= (running < wanted)
+        assert plan.owed in (0, wanted - running)
+    assert parts == list(range(len(parts))), "each call has a number of its own, and so a token"
     assert running <= wanted
-    stopped = any(story[at] in FOR_GOOD for at in asked)
-    assert running == wanted or len(asked) == len(story) or stopped
+
+
+@given(st.integers(1, 20), st.lists(st.sampled_from([EMPTY, *ELSEWHERE]), min_size=1, max_size=8))
+def test_a_further_round_asks_those_and_only_those_that_had_none_for_now(wanted, story):
+    plan = Plan(wanted, len(story))
+    for answer in story:
+        assert plan.ask() is not None
+        plan.refused(*answer)
+    assert plan.ask() is None
+    empty = [pool for pool, answer in enumerate(story) if answer == EMPTY]
+    assert plan.owed == (wanted if empty else 0)
+    assert (plan.again() is None) == (not empty)
+    again = []
+    while (ask := plan.ask()) is not None:
+        again.append(ask.pool)
+        plan.refused(*EMPTY)
+    assert again == empty
+
+
+@given(st.integers(1, 12), st.floats(1, 7200))
+def test_rounds_get_rarer_and_never_cost_more_than_four_calls_a_minute(number, minutes):
+    plan, now, calls, gaps = Plan(1, number), 0.0, 0, []
+    while True:
+        while plan.ask() is not None:
+            plan.refused(*EMPTY)
+            calls += 1
+        gap = plan.again()
+        if now + gap > minutes:
+            break
+        now += gap
+        gaps.append(gap)
+    assert gaps == sorted(gaps)
+    assert calls <= number + now / 15
 
 
 def test_more_than_was_asked_for_is_nothing_to_ask_further_for():
     plan = Plan(3, 2)
-    assert plan.ask() == Ask(0, 3)
+    assert plan.ask() == Ask(0, 3, 0)
     plan.gave(5)
     assert plan.owed == 0
     assert plan.ask() is None
+    assert plan.again() is None
 
 
 def test_a_type_that_a_zone_does_not_have_is_looked_for_in_the_next():
-    plan = Plan(1, 2)
+    plan = Plan(1, 3)
     plan.ask()
-    assert plan.goes_on(Kind.INVALID, "Unsupported")
-    assert not plan.goes_on(Kind.INVALID, "InvalidParameterValue")
+    plan.refused(Kind.INVALID, "Unsupported")
+    assert plan.ask() == Ask(1, 1, 1)
+    plan.refused(Kind.INVALID, "InvalidParameterValue")
+    assert plan.ask() is None
+    assert plan.again() is None
+
+
+def test_a_pool_that_gave_too_few_is_asked_again_where_its_reasons_may_mend():
+    for mending in (True, False):
+        plan = Plan(5, 1)
+        plan.ask()
+        plan.gave(2, mends=mending)
+        assert plan.owed == (3 if mending else 0)
+        assert (plan.again() is not None) == mending
 
 
 def test_every_type_is_asked_for_in_the_first_place_before_the_next_and_on_demand_comes_last():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl import ending, launch, notify, profiles, things
+from fleetctl import ending, launch, notify, profiles, things, topup
 from fleetctl.session import Session
 
 sys.path.insert(0, str(Path(__file__).parent))  # fake_aws is shared by several test modules
@@ -77,6 +77,12 @@ def quick(monkeypatch):
     monkeypatch.setattr(notify, "GATHER_SECONDS", 0.0)
     monkeypatch.setattr(ending, "LOOKS", (0.0, 0.01))
     monkeypatch.setattr(things, "DOUBT_SECONDS", 0.0)
+
+
+@pytest.fixture
+def one_round(monkeypatch):
+    """Launches have no time to ask a pool again that had no machines."""
+    monkeypatch.setattr(topup, "FIRST_GAP", 1e6)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ async def test_every_call_brings_up_tagged_machines_within_the_budget_of_calls_a
 
 @pytest.mark.cloud
 @pytest.mark.parametrize("call", AT_ONCE)
-async def test_what_there_is_no_capacity_for_is_told_at_once_and_nothing_is_left(session, cloud, oracle, call):
+async def test_what_there_is_no_capacity_for_is_told_and_nothing_is_left(session, cloud, oracle, call, one_round):
     cloud.fault("capacity", type="t3.micro")
     cloud.fault("capacity", type="t3.small")
     with pytest.raises((TooFewMachines, Capacity), match="InsufficientInstanceCapacity") as caught:
@@ -129,7 +129,7 @@ class Scarce(FakeAws):
 
 
 @pytest.mark.parametrize("call", AT_ONCE)
-def test_with_fewer_than_the_minimum_the_launch_fails_at_once_and_ends_what_there_is(fake_session, call):
+def test_with_fewer_than_the_minimum_and_no_time_to_ask_again_the_launch_fails_and_ends_what_there_is(fake_session, call, one_round):
     cloud = Scarce(phase=None)
     error = bring_up_spots(REQUESTS[call], 3, "true", minimum=2, session=fake_session(cloud)).exception(10)
     assert isinstance(error, LaunchFailed)
@@ -143,7 +143,7 @@ def test_with_fewer_than_the_minimum_the_launch_fails_at_once_and_ends_what_ther
 
 
 @pytest.mark.parametrize("call", AT_ONCE)
-def test_the_minimum_is_enough_where_there_are_no_more(fake_session, call):
+def test_the_minimum_is_enough_where_there_are_no_more(fake_session, call, one_round):
     machines = bring_up_spots(REQUESTS[call], 3, "true", minimum=1, session=fake_session(Scarce())).result(10)
     assert len(machines.succeeded) == len(machines) == 1
 

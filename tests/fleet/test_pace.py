@@ -14,6 +14,7 @@ from fleetctl import ending, fuse, launch, shapes
 from fleetctl.bootstrap import Program
 from fleetctl.bucket import reserve
 from fleetctl.ending import LOOKS, Estate, end, next_look
+from fleetctl.errors import FleetError, Kind
 from fleetctl.ledger import Entry
 from fleetctl.notify import Channel
 from fleetctl.order import Order
@@ -80,6 +81,20 @@ def test_a_launch_that_waits_in_vain_asks_twice_a_minute_and_no_more():
         assert conductor.future.exception() is not None
         assert 299 < seconds < 302
         assert cloud.ec2_calls()["describe_spot_instance_requests"] <= 300 // 30 + 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("call", ["RunInstances", "CreateFleet"])
+def test_a_launch_that_ec2_has_no_machines_for_asks_until_shortly_before_its_deadline_and_seldom(call):
+    async def main():
+        cloud = FakeAws()
+        cloud.grant = lambda kind, zone, wanted, least, spot: (0, "InsufficientInstanceCapacity")
+        conductor, seconds = await bring_up(cloud, 10, call=call)
+        assert isinstance(conductor.future.exception(), FleetError)
+        assert conductor.future.exception().kind is Kind.CAPACITY
+        assert 600 - 120 < seconds <= 600
+        assert sum(cloud.ec2_calls().values()) <= 6 + seconds // 20, cloud.ec2_calls()
 
     run(main())
 

@@ -1,9 +1,11 @@
 """What one capacity pool has not is asked for elsewhere, and on demand where that is wanted; never for more than is missing."""
 
+import time
+
 import pytest
 from fake_aws import REQUESTS, FakeAws, Held, refusal
 
-from fleetctl import bring_up_spots, commands, templates
+from fleetctl import bring_up_spots, commands, templates, topup
 from fleetctl.errors import Capacity, Denied, Kind, LaunchCancelled, Network, RequestInvalid, TooFewMachines
 from fleetctl.lifecycle import LaunchState
 
@@ -33,6 +35,13 @@ class Pools(FakeAws):
 
 def bring_up(session, n, **options):
     return bring_up_spots({"ImageId": "ami-0123456789abcdef0"}, n, "true", session=session, **{"itype": TYPES, **options})
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Rounds follow each other at once."""
+    monkeypatch.setattr(topup, "FIRST_GAP", 0.02)
+    monkeypatch.setattr(topup, "LAST_GAP", 0.05)
 
 
 def test_the_shortfall_of_a_pool_is_asked_for_from_the_next_under_a_new_token(fake_session):
@@ -65,14 +74,14 @@ def test_what_no_pool_has_comes_on_demand_where_that_is_the_fallback(fake_sessio
     assert {tag["Key"] for one in cloud.instances for tag in cloud.tags[one]} >= {"fleetctl:session", "fleetctl:launch", "fleetctl:expires"}
 
 
-def test_without_a_fallback_nothing_on_demand_is_launched_and_the_minimum_is_enough(fake_session):
+def test_without_a_fallback_nothing_on_demand_is_launched_and_the_minimum_is_enough(fake_session, one_round):
     cloud = Pools(t3_micro=1, t3_small=1)
     machines = bring_up(fake_session(cloud), 5, minimum=2).result(10)
     assert len(machines.succeeded) == len(machines) == 2
     assert {market for _, market in cloud.types()} == {"spot"}
 
 
-def test_where_all_pools_together_have_too_few_each_is_named_and_all_is_ended(fake_session):
+def test_where_all_pools_together_have_too_few_each_is_named_and_all_is_ended(fake_session, one_round):
     cloud = Pools(t3_small=1)
     error = bring_up(fake_session(cloud), 5, minimum=2).exception(10)
     assert isinstance(error, TooFewMachines)
@@ -82,11 +91,58 @@ def test_where_all_pools_together_have_too_few_each_is_named_and_all_is_ended(fa
     assert cloud.alive() == set()
 
 
-def test_where_no_pool_has_any_the_refusal_is_the_error(fake_session):
+def test_where_no_pool_has_any_the_refusal_is_the_error(fake_session, one_round):
     cloud = Pools()
     error = bring_up(fake_session(cloud), 5).exception(10)
     assert isinstance(error, Capacity)
     assert error.left == ()
+    assert cloud.count("run_instances") == len(TYPES)
+
+
+@pytest.mark.parametrize("call", ["RunInstances", "CreateFleet"])
+def test_pools_that_had_none_are_asked_again_under_new_tokens_until_they_have_some(fake_session, soon, wait_for, call):
+    cloud = Pools()
+    session = fake_session(cloud)
+    launch = bring_up_spots(REQUESTS[call], 3, "true", session=session)
+    name = "run_instances" if call == "RunInstances" else "create_fleet"
+    wait_for(lambda: cloud.count(name) >= 2)
+    assert launch.progress().waiting == (("InsufficientInstanceCapacity", 3),)
+    cloud.room["t3.micro"] = 2
+    wait_for(lambda: len(cloud.instances) == 2)
+    cloud.room["t3.micro"] = 9
+    assert len(launch.result(20).succeeded) == len(cloud.instances) == 3
+    assert launch.progress().waiting == ()
+    tokens = cloud.tokens_of(name)
+    assert len(tokens) == len({*tokens}) >= 4
+    assert [one.token for one in session.ledger.entries() if one.operation == name] == tokens
+    assert cloud.templates == {}
+
+
+def test_asking_ends_with_the_deadline_and_the_error_says_that_there_is_no_capacity(fake_session, soon):
+    cloud = Pools()
+    launch = bring_up(fake_session(cloud), 5, minutes=0.01)
+    error = launch.exception(20)
+    assert error.kind is Kind.CAPACITY
+    assert error.left == ()
+    assert cloud.count("run_instances") > len(TYPES)
+
+
+@pytest.mark.parametrize("code", ["SpotMaxPriceTooLow", "MaxSpotInstanceCountExceeded", "InsufficientFreeAddressesInSubnet"])
+def test_what_minutes_do_not_mend_is_asked_for_once_in_each_pool(fake_session, soon, code):
+    cloud = Pools()
+    cloud.grant = lambda kind, zone, wanted, least, spot: (0, code)
+    assert bring_up(fake_session(cloud), 5).exception(10) is not None
+    assert cloud.count("run_instances") == len(TYPES)
+
+
+def test_a_launch_that_waits_for_its_next_round_is_cancelled_at_once(fake_session):
+    cloud = Pools()
+    session = fake_session(cloud)
+    launch = bring_up(session, 5)
+    while launch.progress().waiting == () or cloud.count("run_instances") < len(TYPES):
+        time.sleep(0.005)
+    launch.cancel().result(10)
+    assert isinstance(launch.exception(10), LaunchCancelled)
     assert cloud.count("run_instances") == len(TYPES)
 
 
