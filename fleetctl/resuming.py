@@ -74,10 +74,10 @@ def attach(
 ) -> Launch[Machines]:
     """Go on with a launch whose process is gone. `launch` is its id, or at least the first eight characters of that.
 
-    Returns at once; resolves to its `Machines` when all that still live have reported, or after `minutes` with those that have. The whole
-    session is taken over: `launch.session.launches` are all its launches, and what they cost from their machines' beginning on counts
-    against `budget` (USD); machines that had ended before are not in it. It becomes the default session where none is connected. With
-    `lifetime="fuse"` its machines stay when this process ends, with "session" they end with it.
+    Returns at once; resolves to its `Machines` when all that still live have reported, as they do every five minutes at least, or after
+    `minutes` with those that have. The whole session is taken over: `launch.session.launches` are all its launches, and what they cost from
+    their machines' beginning on counts against `budget` (USD); machines that had ended before are not in it. It becomes the default session
+    where none is connected. With `lifetime="fuse"` its machines stay when this process ends, with "session" they end with it.
 
     Raises FleetError where no ledger knows the launch, its session lives or has ended; RequestInvalid, LedgerError, ProfileError.
     """
