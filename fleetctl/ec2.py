@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from sys import intern
 from typing import Any, Protocol
 
 from .errors import AwsError, Network, NotFound, Throttled
@@ -181,12 +182,13 @@ def _request(row: dict[str, Any]) -> Seen:
     over = state in OVER or (state == "cancelled" and (without or status.startswith(TERMINATED)))
     kind, zone = row.get("LaunchSpecification", {}).get("InstanceType", ""), row.get("LaunchedAvailabilityZone", "")
     message = row.get("Status", {}).get("Message", "") if reason(status) else ""
-    return Seen(row["SpotInstanceRequestId"], instance, status, over, type=kind, zone=zone, message=message)
+    instance = intern(instance) if instance else None  # the same texts in each listing and report: kept once
+    return Seen(intern(row["SpotInstanceRequestId"]), instance, intern(status), over, type=intern(kind), zone=intern(zone), message=message)
 
 
 def _instance(row: dict[str, Any]) -> Seen:
     """Of an instance that has ended, the status is EC2's reason for it."""
-    one, state = row["InstanceId"], row["State"]["Name"]
+    one, state = intern(row["InstanceId"]), row["State"]["Name"]
     status = row.get("StateReason", {}).get("Code") or state
     zone = row.get("Placement", {}).get("AvailabilityZone", "")
     message = row.get("StateReason", {}).get("Message", "") if reason(status) else ""

@@ -23,7 +23,9 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address
+from sys import intern
 from typing import Any, Final
 from uuid import UUID
 
@@ -166,11 +168,11 @@ def _decode_json(body: dict[str, Any]) -> Report | Probe:
         return Probe(session=_str(body, "session"), nonce=_str(body, "probe"))
     phase = _phase(_str(body, "phase"), "phase")
     state = _phase(_str(body, "state"), "state") if phase is Phase.BEAT else None
-    return Report(
-        launch=_uuid(_str(body, "launch"), "launch"), instance=_str(body, "instance"), phase=phase, seq=body.get("seq", 0),
+    return Report(  # words that thousands of reports have in common are kept once
+        launch=_uuid(_str(body, "launch"), "launch"), instance=intern(_str(body, "instance")), phase=phase, seq=body.get("seq", 0),
         exit_code=body.get("exit"), tail=_tail(_str(body, "tail", "")), ip=_str(body, "ip", ""), public_ip=_str(body, "public_ip", ""),
-        host=_str(body, "host", ""), ssh_port=body.get("ssh_port", 22), ssh_key=_str(body, "ssh_key", ""), user=_str(body, "user", ""),
-        type=_str(body, "type", ""), zone=_str(body, "zone", ""), state=state,
+        host=_str(body, "host", ""), ssh_port=body.get("ssh_port", 22), ssh_key=_str(body, "ssh_key", ""),
+        user=intern(_str(body, "user", "")), type=intern(_str(body, "type", "")), zone=intern(_str(body, "zone", "")), state=state,
         taken_at=_str(body, "taken_at", ""), rebalance=_str(body, "rebalance", ""),
     )
 
@@ -244,6 +246,7 @@ def _phase(text: str, field: str) -> Phase:
         raise BadMessage("no phase that is known", field) from error
 
 
+@lru_cache(64)  # thousands of machines name the same launch
 def _uuid(text: str, field: str) -> UUID:
     try:
         found = UUID(text)
