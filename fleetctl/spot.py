@@ -53,7 +53,8 @@ def bring_up_spots(
     `minutes` from now, when at least `minimum` have (default: all).
 
     In a RunInstances request `itype` and `subnet` (or `zone`) may be lists: what one pool has not is asked for from the next. In it and
-    in a fleet `fallback="on-demand"` asks for what is missing then at the on-demand price.
+    in a fleet `fallback="on-demand"` asks for what is missing then at the on-demand price. Pools that had none are asked again while there
+    is time.
 
     `lifetime="session"`: the machines end with this process at the latest, even if it is killed; with "fuse" they outlive it, and their
     fuses end them. Machines end themselves `hours` from now, unless `extend` moves that, and in any case two hours after the last sign of
