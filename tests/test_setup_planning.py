@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fleetctl.account import prices
 from fleetctl.account.options import NETWORK, PRIVATE, Facts, Options, wanted
+from fleetctl.account.pages import Plan
 from fleetctl.account.planning import Seen, Step, Verb, Wanted, plan, removal
 from fleetctl.account.work import FIXED, KINDS, ORDER
 from fleetctl.errors import RequestInvalid
@@ -191,6 +192,16 @@ def test_what_an_unused_set_up_costs_is_its_way_out_alone(private, hourly):
     table = wanted(Options(ZONES, private, ()), FACTS)
     assert sum(map(prices.per_hour, table)) == pytest.approx(hourly)
     assert prices.monthly(table) == pytest.approx(hourly * 730)
+
+
+def test_what_is_not_wanted_any_more_costs_until_it_is_removed():
+    table = wanted(Options(ZONES, "none", ()), FACTS)
+    endpoint = {"type": "Interface", "in": ("private-a",)}
+    there = [Seen("nat", "nat", "nat-1", {"subnet": "public-a"}), Seen("endpoint", "sns", "e-1", endpoint)]
+    shown = {fix: Plan(FACTS, Options(), plan(table, there, ORDER, FIXED, fix=fix)) for fix in (False, True)}
+    assert shown[False].per_hour == pytest.approx(0.055)
+    assert "0.045" in str(shown[False]) and "$40.15 a month" in str(shown[False])
+    assert shown[True].per_hour == 0.0
 
 
 def test_options_survive_their_way_through_a_tag():

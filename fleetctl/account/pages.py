@@ -56,12 +56,12 @@ class Plan:
 
     @property
     def things(self) -> tuple[Wanted, ...]:
-        """What the account has once all is done."""
-        return tuple(step.wanted for step in self.steps if step.wanted is not None)
+        """What the account has once all is done; what is not wanted and stays is among it."""
+        return tuple(step.thing for step in self.steps if step.verb is not Verb.REMOVE)
 
     @property
     def per_hour(self) -> float:
-        """USD an hour of what is wanted, used or not."""
+        """USD an hour of what the account has then, used or not."""
         return sum(map(prices.per_hour, self.things))
 
     def headline(self) -> str:
@@ -77,7 +77,7 @@ class Plan:
         for name, justify in (("do", "left"), ("thing", "left"), ("part", "left"), ("with", "left"), ("$/hour", "right")):
             table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
         for step in self.steps:
-            cost = prices.per_hour(step.wanted) if step.wanted else 0.0
+            cost = 0.0 if step.verb is Verb.REMOVE else prices.per_hour(step.thing)
             table.add_row(Text(step.verb, SHADES.get(step.verb, "")), step.kind, step.part, _with(step), f"{cost:.3f}" if cost else "–")
         month = self.per_hour * prices.MONTH_HOURS
         besides = {one.kind: prices.besides(one) for one in self.things if prices.besides(one)}

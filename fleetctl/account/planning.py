@@ -71,7 +71,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing and what is to be done with it; `why` is for people."""
+    """One thing and what is to be done with it; `why` is for people. `seen` are the settings of what is there and not wanted."""
 
     verb: Verb
     kind: str
@@ -80,6 +80,12 @@ class Step:
     wanted: Wanted | None = None
     differs: tuple[Difference, ...] = ()
     why: str = ""
+    seen: Settings = field(default_factory=dict)
+
+    @property
+    def thing(self) -> Wanted:
+        """What it is about: what is wanted, or what is there all the same, and costs."""
+        return self.wanted or Wanted(self.kind, self.part, self.seen)
 
     @property
     def idle(self) -> bool:
@@ -116,7 +122,7 @@ def plan(
     over = [thing for thing in _backwards(there, order) if thing.ours and not thing.ending and (thing.kind, thing.id) not in kept]
     for thing in over:
         why = "there is another one" if (thing.kind, thing.part) in names else "not wanted any more"
-        steps.append(Step(Verb.REMOVE if fix else Verb.DRIFT, thing.kind, thing.part, thing.id, why=why))
+        steps.append(Step(Verb.REMOVE if fix else Verb.DRIFT, thing.kind, thing.part, thing.id, why=why, seen=thing.settings))
     return tuple(steps)
 
 

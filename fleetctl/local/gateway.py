@@ -92,6 +92,8 @@ class Gateway:
             return _error(call, 403, "InvalidClientTokenId", "The security token included in the request is invalid.")
         if self.faults.strikes("throttling", **facts) or self._throttle.refuses(request, facts):
             return _error(call, 503 if call.service == "ec2" else 400, _throttled(call.service), "Request limit exceeded.")
+        if self.faults.strikes("denied", **facts):
+            return _error(call, 403, *_denied(call))
         lost = self.faults.strikes("answer-lost", **facts)
         if lost and not lost.settings["applied"]:
             raise AnswerLost(call.operation)
@@ -177,6 +179,14 @@ def _made_here(key_id: str) -> str:
 
 def _throttled(service: str) -> str:
     return {"ec2": "RequestLimitExceeded", "sqs": "RequestThrottled", "s3": "SlowDown"}.get(service, "ThrottlingException")
+
+
+def _denied(call: Call) -> tuple[str, str]:
+    """The code and the words of a refusal by IAM: EC2 has its own, and services that speak JSON add a word to the code."""
+    if call.service == "ec2":
+        return "UnauthorizedOperation", "You are not authorized to perform this operation."
+    said = f"User: arn:aws:iam::123456789012:user/{call.caller} is not authorized to perform: {call.service}:{call.operation}"
+    return "AccessDeniedException" if call.json else "AccessDenied", said
 
 
 def _error(call: Call, status: int, code: str, message: str) -> Response:

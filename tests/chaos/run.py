@@ -30,6 +30,7 @@ import cloudy  # noqa: E402  (from this directory)
 import killable  # noqa: E402
 import killing  # noqa: E402
 import play  # noqa: E402
+import setups  # noqa: E402
 from slaughter import AFTER, Butcher  # noqa: E402
 
 from fleetctl import local  # noqa: E402
@@ -95,9 +96,22 @@ def on_the_local_cloud(total, options):
                     wrong = done.left + done.doubles + done.wrong
                     total.add(f"{shape}: {wrong}", wrong, leaks=len(done.left), doubles=len(done.doubles), kills=len(done.killed))
                     print(f"{shape}, processes killed at {len(done.killed)} of {moments} moments, then {after}: {total}", flush=True)
+            set_ups(total, options, home, cloud)
         finally:
             cloud.clear_faults()
             local.down(home / "local", force=True)
+
+
+def set_ups(total, options, home, cloud):
+    """Each life is killed at a moment of `apply` and at one of `destroy`; the shorter of the two begins anew."""
+    with setups.surveying(home, cloud) as surveyor:
+        whole, moments = surveyor.whole("whole")
+        counts = [len(moments[verb]) for verb in setups.VERBS]
+        kills = {f"life-{at}": tuple(at % count for count in counts) for at in range(max(counts))}
+        done = surveyor.kill(kills, whole, jobs=2 * options.jobs)
+    wrong = done.left + done.doubles + done.wrong
+    total.add(f"set-up: {wrong}", wrong, leaks=len(done.left), doubles=len(done.doubles), kills=len(done.killed))
+    print(f"set-up, processes killed at {len(done.killed)} moments of apply and destroy: {total}", flush=True)
 
 
 def main():

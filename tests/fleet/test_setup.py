@@ -206,9 +206,10 @@ def test_one_s_own_key_pair_is_imported_and_outlives_the_set_up(setup, home, tmp
     assert own.exists()
 
 
-def test_killed_after_any_call_that_changes_something_the_same_command_completes_it(setup, monkeypatch, there):
+@pytest.mark.parametrize("private", ["endpoints", "nat"])
+def test_killed_after_any_call_that_changes_something_the_same_command_completes_it(setup, monkeypatch, there, private):
     """Each run dies after its first such call has been applied and before the ledger has its answer, so it dies after every one."""
-    before, options = there(), Options(("us-east-1a",), "none", ("203.0.113.7",))
+    before, options = there(), Options(("us-east-1a",), private, ("203.0.113.7",))
     setup.apply(options)
     whole = {kind: len(ids) for kind, ids in there().items()}
     setup.destroy()
@@ -232,11 +233,12 @@ def test_killed_after_any_call_that_changes_something_the_same_command_completes
             return deaths
         raise AssertionError("it never ends")
 
-    monkeypatch.setattr(account, "Journal", Dying)
-    made = until_done(lambda: setup.apply(options))
-    assert {kind: len(ids) for kind, ids in there().items()} == whole, "nothing was made twice"
-    assert setup.plan().complete
-    removed = until_done(setup.destroy)
+    with monkeypatch.context() as patch:  # what tidies up afterwards does not die
+        patch.setattr(account, "Journal", Dying)
+        made = until_done(lambda: setup.apply(options))
+        assert {kind: len(ids) for kind, ids in there().items()} == whole, "nothing was made twice"
+        assert setup.plan().complete
+        removed = until_done(setup.destroy)
     assert there() == before
     assert made > 25 and removed > 15, "it has died often"
 
@@ -323,6 +325,22 @@ def test_what_may_not_be_made_stops_only_what_needs_it_and_all_of_it_is_told(set
     assert caught.value.denied == (("ec2", "create_subnet"), ("iam", "create_role"))
     assert said["profile", "machine"] == "left out: it needs role" and said["bucket", "bucket"] == ""
     assert setup.apply().complete, "and the same command goes on from there"
+
+
+def test_the_command_line_shows_all_denials_in_one_table_with_the_policy_that_would_allow_them(fleetctl, setup, cloud, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for operation in ("CreateInternetGateway", "CreateRole", "ImportKeyPair"):
+        cloud.fault("denied", caller="controller", operation=operation)
+    try:
+        ran = fleetctl("setup", "apply", "lab", "--zones", "us-east-1a", "--private", "none", "--yes")
+    finally:
+        cloud.clear_faults()
+    assert ran.returncode == 1 and "SetupFailed" in ran.stderr
+    shown = [line.split() for line in ran.stdout.splitlines()]
+    told = [line for line in shown if line[:1] in (["ec2"], ["iam"])]
+    assert told == [["ec2", "create_internet_gateway"], ["iam", "create_role"], ["ec2", "import_key_pair"]]
+    document = json.loads(ran.stdout[ran.stdout.index("{") :])
+    assert document["Statement"][0]["Action"] == ["ec2:CreateInternetGateway", "ec2:ImportKeyPair", "iam:CreateRole", "iam:TagRole"]
 
 
 def test_two_at_once_are_not_let_in(setup, home):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import xform_name
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from fleetctl.errors import LocalCloudError
@@ -267,3 +268,13 @@ def test_a_share_strikes_the_same_way_for_the_same_seed(world: Any) -> None:
         return [throttling(world.ec2.describe_vpcs) for _ in range(20)]
     assert strikes(7) == strikes(7)
     assert strikes(7) != strikes(8)
+
+
+@pytest.mark.parametrize(("service", "operation", "code"), [("ec2", "DescribeVpcs", "UnauthorizedOperation"),
+                                                            ("iam", "ListRoles", "AccessDenied"),
+                                                            ("ssm", "DescribeParameters", "AccessDeniedException")])
+def test_a_call_is_denied_as_its_service_denies(world: Any, service: str, operation: str, code: str) -> None:
+    world.cloud.fault("denied", service=service, operation=operation)
+    assert throttling(getattr(world.client(service), xform_name(operation))) == code
+    world.cloud.clear_faults()
+    assert throttling(getattr(world.client(service), xform_name(operation))) is None

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+pytestmark = pytest.mark.cloud
+
 
 def refused(do: Any, **parameters: Any) -> str:
     """The code with which a call is refused."""
