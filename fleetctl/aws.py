@@ -34,7 +34,7 @@ CLASSES: dict[Kind, type[AwsError]] = {
 
 # how the services say that the thing is not there
 ABSENT = (".NotFound", "NotFoundException", "NonExistentQueue", "QueueDoesNotExist", "ParameterNotFound", "NoSuchBucket", "NoSuchKey",
-          "NoSuchEntity", "NatGatewayNotFound")  # fmt: skip
+          "NoSuchEntity", "NatGatewayNotFound", "ResourceNotFound")  # fmt: skip
 LAUNCH: ContextVar[str | None] = ContextVar("launch", default=None)
 
 

@@ -39,6 +39,8 @@ def add_commands(commands: Any) -> None:
         one.add_argument("--private", metavar="WAY", help="the private subnets' way out: endpoints (if none is named), nat or none")
         one.add_argument("--ssh", type=_listed, default=(), metavar="BLOCK,…", help="who may use SSH (the address of this computer)")
         one.add_argument("--key-file", type=Path, metavar="FILE", help="the private half of your key pair (one is made)")
+        one.add_argument("--alarms", type=_sums, metavar="USD,…", help="when to be told of a month's bill (1,5,20,100); none for no alarms")
+        one.add_argument("--mail", default="", metavar="ADDRESS", help="who is told by the alarms and the budget (nobody)")
         one.add_argument("--fix", action="store_true", help="change what is otherwise than wanted")
     for one in (applying, destroying):
         one.add_argument("--yes", action="store_true", help="ask nothing")
@@ -48,11 +50,15 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
+def _sums(text: str) -> tuple[int, ...]:
+    return () if text == "none" else tuple(int(one) for one in _listed(text))
+
+
 def _options(options: argparse.Namespace) -> Options:
     """What was said of the set-up; what was not is as the account remembers."""
     from . import account
 
-    return account.Options(options.zones, options.private or "", options.ssh)
+    return account.Options(options.zones, options.private or "", options.ssh, options.alarms, options.mail)
 
 
 def _plan(options: argparse.Namespace) -> int:

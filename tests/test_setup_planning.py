@@ -1,11 +1,14 @@
 """Planning a set-up: laws that hold of any account, on a model of one, and what the real table of things says."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetctl.account import prices
-from fleetctl.account.options import NETWORK, PRIVATE, Facts, Options, wanted
+from fleetctl.account.options import ALARMS, NETWORK, PRIVATE, Facts, Options, wanted
 from fleetctl.account.pages import Plan
 from fleetctl.account.planning import Seen, Step, Verb, Wanted, plan, removal
 from fleetctl.account.work import FIXED, KINDS, ORDER
@@ -205,9 +208,10 @@ def test_what_is_not_wanted_any_more_costs_until_it_is_removed():
 
 
 def test_options_survive_their_way_through_a_tag():
-    options = Options(ZONES, "nat", ("10.0.0.0/8", "203.0.113.7/32"))
-    assert Options.decode(options.encode()) == options
-    for bad in ("", "private=maybe ssh= zones=", "nonsense", "private=nat"):
+    for options in (Options(ZONES, "nat", ("10.0.0.0/8", "203.0.113.7/32"), ALARMS), Options(ZONES, "none", (), (), "some.one+aws@x.org")):
+        assert Options.decode(options.encode()) == options
+        assert re.fullmatch(r"[\w +=.:/@-]*", options.encode()), "what the value of a tag may have"
+    for bad in ("", "private=maybe ssh= zones= alarms= mail=", "nonsense", "private=nat", "private=nat ssh= zones= alarms=many mail="):
         assert Options.decode(bad) is None
 
 
@@ -215,7 +219,8 @@ def test_what_is_not_said_is_as_the_account_remembers():
     remembered = Options(ZONES, "none", ("203.0.113.7/32",))
     assert Options().over(remembered) == remembered
     assert Options(private="nat").over(remembered).private == "nat"
-    assert Options(ssh=("203.0.113.7",)).checked(ZONES) == Options(ZONES, "endpoints", ("203.0.113.7/32",))
+    assert Options(alarms=()).over(replace(remembered, alarms=(5,), mail="me@example.org")).alarms == ()
+    assert Options(ssh=("203.0.113.7",)).checked(ZONES) == Options(ZONES, "endpoints", ("203.0.113.7/32",), ALARMS)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +229,8 @@ def test_what_is_not_said_is_as_the_account_remembers():
         (Options(("eu-west-1a",)), "no zone eu-west-1a"),
         (Options(private="wormhole"), "no private side"),
         (Options(ssh=("home",)), "no address"),
+        (Options(mail="me"), "no address for mail"),
+        (Options(alarms=(5, 0)), "no alarm can be on 0 USD"),
         (Options(ssh=tuple(f"203.0.113.{number}" for number in range(30))), "more than a tag holds"),
     ],
 )

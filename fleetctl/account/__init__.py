@@ -18,15 +18,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .. import profiles
+from ..ec2 import Call
 from ..errors import LedgerError, SetupFailed, StillBilling
 from ..journal import Journal
 from ..ledger import Ledger
 from ..profiles import Profile
 from ..receipt import Receipt
-from . import files, keys, planning, whence, work
-from .options import Facts, Options, wanted
+from . import billing, files, keys, planning, whence, work
+from .options import BILLS_REGION, Facts, Options, wanted
 from .pages import Plan, refusal
 from .place import Place
 from .planning import Seen, Step
@@ -139,23 +141,33 @@ def _profile(cloud: str | None, home: Path | None) -> Profile:
 
 @contextlib.asynccontextmanager
 async def _opened(profile: Profile, name: str, key_file: Path | None, *, write: bool) -> AsyncIterator[Place]:
-    """The set-up in its account; whoever writes has its ledger."""
-    aws = profile.aws()
-    try:
+    """The set-up in its account; whoever writes has its ledger. What is about the bills is asked in their region."""
+    async with contextlib.AsyncExitStack() as ways:
+        aws = profile.aws()
+        ways.push_async_callback(aws.close)
+        bills = aws
+        if profile.region != BILLS_REGION:
+            bills = replace(profile, region=BILLS_REGION).aws()
+            ways.push_async_callback(bills.close)
         me = await aws.call("sts", "get_caller_identity")
         partition = me["Arn"].split(":")[1]
         facts = Facts(name, profile.region, me["Account"], partition, files.public_halves(name, profile, key_file))
         if not write:
-            yield Place(aws.call, facts)
+            yield Place(_by_service(aws.call, bills.call), facts)
             return
         ledger = _ledger(profile, facts)
-        try:
-            await _let_arrive(ledger)
-            yield Place(Journal(aws, ledger), facts)
-        finally:
-            ledger.close()
-    finally:
-        await aws.close()
+        ways.callback(ledger.close)
+        await _let_arrive(ledger)
+        yield Place(_by_service(Journal(aws, ledger), Journal(bills, ledger)), facts)
+
+
+def _by_service(near: Call, bills: Call) -> Call:
+    """One way to AWS out of two."""
+
+    async def call(service: str, operation: str, /, **parameters: Any) -> dict[str, Any]:
+        return await (bills if service in billing.SERVICES else near)(service, operation, **parameters)
+
+    return call
 
 
 def _ledger(profile: Profile, facts: Facts) -> Ledger:

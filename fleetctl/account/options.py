@@ -24,6 +24,10 @@ PRIVATE = ("endpoints", "nat", "none")
 SERVICES = ("sns", "ssm")  # what a machine talks to, besides S3, whose endpoint costs nothing; to SQS only controllers do
 INSIDE = "all from its members"
 TAG_LENGTH = 256  # of a value (EC2 User Guide, "Tag restrictions")
+BILLED = "aws"  # the partition whose accounts have a metric of their charges, and budgets
+BILLS_REGION = "us-east-1"  # where that metric is (CloudWatch User Guide, "Create a billing alarm to monitor your estimated AWS charges")
+ALARMS = (1, 5, 20, 100)  # USD of a month
+MAIL = re.compile(r"[A-Za-z0-9._+=-]+@[A-Za-z0-9.-]+")  # of what mail allows, what a tag's value does, too
 OBJECT_DAYS = {"fleetctl/": 30, "logs/": 90}  # after which what sessions left in the bucket ends by itself
 
 
@@ -31,42 +35,51 @@ OBJECT_DAYS = {"fleetctl/": 30, "logs/": 90}  # after which what sessions left i
 class Options:
     """The zones to have subnets in, the private subnets' way out, and who may reach port 22, as address blocks.
 
-    What is left out is as the account remembers it; in a new one: all zones, endpoints, and the address of this computer.
+    `alarms` are sums of a month's bill in USD; the highest is the budget too, and `mail` is told of both. `alarms=()` are none.
+    What is left out is as the account remembers it; in a new one: all zones, endpoints, the address of this computer, the `ALARMS`, and
+    nobody is told.
     """
 
     zones: tuple[str, ...] = ()
     private: str = ""
     ssh: tuple[str, ...] = ()
+    alarms: tuple[int, ...] | None = None
+    mail: str = ""
 
     def over(self, others: Options | None) -> Options:
         """With what is left out taken from others.
 
-        >>> Options(private="nat").over(Options(("us-east-1a",), "none"))
-        Options(zones=('us-east-1a',), private='nat', ssh=())
+        >>> Options(private="nat").over(Options(("us-east-1a",), "none", alarms=(5,)))
+        Options(zones=('us-east-1a',), private='nat', ssh=(), alarms=(5,), mail='')
         """
         if others is None:
             return self
-        return Options(self.zones or others.zones, self.private or others.private, self.ssh or others.ssh)
+        alarms = others.alarms if self.alarms is None else self.alarms
+        return Options(self.zones or others.zones, self.private or others.private, self.ssh or others.ssh, alarms, self.mail or others.mail)
 
     def encode(self) -> str:
         """As the value of a tag: EC2 takes letters, digits, spaces and + - = . _ : / @ (EC2 User Guide, "Tag restrictions").
 
-        >>> Options(("us-east-1a",), "nat", ("203.0.113.7/32",)).encode()
-        'private=nat ssh=203.0.113.7/32 zones=us-east-1a'
+        >>> Options(("us-east-1a",), "nat", ("203.0.113.7/32",), (5, 20)).encode()
+        'private=nat ssh=203.0.113.7/32 zones=us-east-1a alarms=5+20 mail='
         """
-        return f"private={self.private} ssh={'+'.join(self.ssh)} zones={'+'.join(self.zones)}"
+        alarms = "+".join(map(str, self.alarms or ()))
+        return f"private={self.private} ssh={'+'.join(self.ssh)} zones={'+'.join(self.zones)} alarms={alarms} mail={self.mail}"
 
     @classmethod
     def decode(cls, text: str) -> Options | None:
         """The choice from a tag; None for a text that is none.
 
-        >>> Options.decode("private=nat ssh=203.0.113.7/32 zones=us-east-1a").private
+        >>> Options.decode("private=nat ssh=203.0.113.7/32 zones=us-east-1a alarms= mail=").private
         'nat'
         """
         values = dict(part.partition("=")[::2] for part in text.split(" "))
-        if set(values) != {"private", "ssh", "zones"} or values["private"] not in PRIVATE:
+        if set(values) != {"private", "ssh", "zones", "alarms", "mail"} or values["private"] not in PRIVATE:
             return None
-        return cls(tuple(filter(None, values["zones"].split("+"))), values["private"], tuple(filter(None, values["ssh"].split("+"))))
+        lists = {key: tuple(filter(None, values[key].split("+"))) for key in ("zones", "ssh", "alarms")}
+        if not all(one.isdecimal() for one in lists["alarms"]):
+            return None
+        return cls(lists["zones"], values["private"], lists["ssh"], tuple(map(int, lists["alarms"])), values["mail"])
 
     def checked(self, zones: Sequence[str]) -> Options:
         """With all of it said: the zones sorted and known, the blocks as AWS writes them. Raises RequestInvalid."""
@@ -78,7 +91,12 @@ class Options:
         private = self.private or PRIVATE[0]
         if private not in PRIVATE:
             raise RequestInvalid(f"there is no private side {private!r}", todo=f"it is one of {', '.join(PRIVATE)}")
-        made = Options(chosen, private, tuple(sorted({block(one) for one in self.ssh})))
+        if self.mail and not MAIL.fullmatch(self.mail):
+            raise RequestInvalid(f"{self.mail!r} is no address for mail", todo="such as me@example.org")
+        alarms = ALARMS if self.alarms is None else tuple(sorted(set(self.alarms)))
+        if bad := [one for one in alarms if one < 1]:
+            raise RequestInvalid(f"no alarm can be on {bad[0]} USD", todo="name whole dollars, 1 or more", found=bad)
+        made = Options(chosen, private, tuple(sorted({block(one) for one in self.ssh})), alarms, self.mail)
         if len(made.encode()) > TAG_LENGTH:
             raise RequestInvalid(f"{len(made.ssh)} address blocks for SSH are more than a tag holds", todo="name larger blocks, or fewer")
         return made
@@ -110,6 +128,11 @@ class Facts:
         """The bucket's name, which is one in the whole world."""
         return f"{self.stem}-{self.account}"
 
+    @property
+    def alarms_topic(self) -> str:
+        """The ARN of the topic by which alarms are sent."""
+        return f"arn:{self.partition}:sns:{BILLS_REGION}:{self.account}:{self.stem}-alarms"
+
 
 def place(zone: str) -> int:
     """The number of a zone by its letter, which never changes, so that adding a zone moves no subnet.
@@ -134,7 +157,7 @@ def block(text: str) -> str:
 
 def wanted(options: Options, facts: Facts) -> list[Wanted]:
     """All that the account is to have. `options` must be `checked`."""
-    return [*_network(options), *_ways_out(options), *_account(facts)]
+    return [*_network(options), *_ways_out(options), *_account(facts), *_bills(options, facts)]
 
 
 def _network(options: Options) -> list[Wanted]:
@@ -177,3 +200,14 @@ def _account(facts: Facts) -> list[Wanted]:
         Wanted("policy", "controller", {"rights": rights.encode(controller)}),
         *(Wanted("key", part, {"public": public} if public else {}) for part, public in facts.keys.items()),
     ]  # fmt: skip
+
+
+def _bills(options: Options, facts: Facts) -> list[Wanted]:
+    if not options.alarms or facts.partition != BILLED:
+        return []
+    tells = facts.alarms_topic if options.mail else ""
+    return [
+        *([Wanted("topic", "alarms", {"mail": options.mail})] if options.mail else []),
+        *(Wanted("alarm", f"over-{amount}", {"over": f"{amount} USD", "tells": tells}) for amount in options.alarms),
+        Wanted("budget", "month", {"a month": f"{max(options.alarms)} USD", "mail": options.mail}),
+    ]

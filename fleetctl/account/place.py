@@ -85,7 +85,8 @@ class Kind:
     `make` returns the id; `put` is given the keys of the settings that are to be brought to what is wanted. `fixed` are those that
     cannot be, `given` those that `make` brings along too. `whole`: `make` does all of it in one call, the mark too. `needs` are the kinds
     that must be there before.
-    `look`: service, operation and parameter of the call by which one thing is looked at, to see its end.
+    `look`: service, operation and parameter of the call by which one thing is looked at, to see its end; or what does that.
+    `optional`: who may not look at these goes on as if there were none; many an administrator may not look at the account's bills.
     """
 
     name: str
@@ -94,11 +95,12 @@ class Kind:
     remove: Callable[[Place, Seen], Awaitable[None]]
     put: Callable[[Place, Wanted, str, Collection[str]], Awaitable[None]]
     mark: Callable[[Place, str, str], Awaitable[None]]
-    look: tuple[str, str, str]
+    look: tuple[str, str, str] | Callable[[Place, str], Awaitable[str]]
     needs: tuple[str, ...] = ()
     fixed: frozenset[str] = frozenset()
     given: frozenset[str] = frozenset()
     whole: bool = False
+    optional: bool = False
 
     def __repr__(self) -> str:
         return f"<kind {self.name}>"
@@ -130,6 +132,8 @@ async def nothing_to_put(place: Place, wanted: Wanted, id: str, keys: Collection
 
 async def end_of(place: Place, kind: Kind, id: str) -> str:
     """What AWS says that proves a thing's end, '' while there is none."""
+    if callable(kind.look):
+        return await kind.look(place, id)
     service, operation, key = kind.look
     try:
         named: dict[str, Any] = {key: [id] if key.endswith("s") else id}

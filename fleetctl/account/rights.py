@@ -75,6 +75,15 @@ SETUP_CALLS: Mapping[str, tuple[str, ...]] = {
     ),
     "ssm": ("get_parameter",),
     "sts": ("get_caller_identity",),
+    "sns": (
+        "create_topic", "delete_topic", "get_topic_attributes", "list_subscriptions_by_topic", "list_tags_for_resource", "subscribe",
+        "tag_resource", "unsubscribe",
+    ),
+    "cloudwatch": ("delete_alarms", "describe_alarms", "list_tags_for_resource", "put_metric_alarm", "tag_resource"),
+    "budgets": (
+        "create_budget", "delete_budget", "describe_budget", "describe_notifications_for_budget",
+        "describe_subscribers_for_notification", "list_tags_for_resource",
+    ),
 }  # fmt: skip
 
 # where an action is not the call's own name (Service Authorization Reference, "Actions defined by Amazon S3", "… by Amazon SQS")
@@ -97,6 +106,13 @@ OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "iam:create_policy": ("iam:CreatePolicy", "iam:TagPolicy"),
     "iam:create_instance_profile": ("iam:CreateInstanceProfile", "iam:TagInstanceProfile"),
     "iam:add_role_to_instance_profile": ("iam:AddRoleToInstanceProfile", "iam:PassRole"),
+    "cloudwatch:put_metric_alarm": ("cloudwatch:PutMetricAlarm", "cloudwatch:TagResource"),
+    # (Service Authorization Reference, "… by AWS Budgets Service")
+    "budgets:create_budget": ("budgets:ModifyBudget", "budgets:TagResource"),
+    "budgets:delete_budget": ("budgets:ModifyBudget",),
+    "budgets:describe_budget": ("budgets:ViewBudget",),
+    "budgets:describe_notifications_for_budget": ("budgets:ViewBudget",),
+    "budgets:describe_subscribers_for_notification": ("budgets:ViewBudget",),
     "sts:get_caller_identity": (),  # needs no right
 }
 # what AWS lets nobody narrow down to a resource, besides whatever only looks

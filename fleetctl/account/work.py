@@ -10,7 +10,7 @@ from dataclasses import replace
 from ..ec2 import pages
 from ..errors import AwsError, Denied, NotFound, SetupFailed
 from ..receipt import Line, Receipt
-from . import identity, network, rights, storage, ways
+from . import billing, identity, network, rights, storage, ways
 from .place import Kind, Place, end_of, until
 from .planning import Seen, Step, Verb, Wanted
 
@@ -19,7 +19,8 @@ __all__ = ["FIXED", "KINDS", "ORDER", "carry_out", "living_machines", "look", "r
 log = logging.getLogger(__name__)
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (*network.KINDS, *ways.KINDS, network.ROUTES, ways.ENDPOINT, *storage.KINDS, *identity.KINDS)
+    kind.name: kind
+    for kind in (*network.KINDS, *ways.KINDS, network.ROUTES, ways.ENDPOINT, *storage.KINDS, *identity.KINDS, *billing.KINDS)
 }
 """Every kind, lowest first: what one needs stands before it."""
 
@@ -40,7 +41,9 @@ async def look(place: Place) -> list[Seen]:
         try:
             found = await kind.find(place)
         except Denied as error:
-            failed.append((kind.name, error))
+            if not kind.optional:
+                failed.append((kind.name, error))
+            log.info("%s cannot be looked at: %s", kind.name, error.what)
             continue
         seen += found
         for thing in sorted(found, key=lambda thing: (not thing.done, thing.id), reverse=True):

@@ -34,8 +34,9 @@ S3_OPERATIONS = {("GET", 0): "ListBuckets", ("PUT", 1): "CreateBucket", ("DELETE
 SERVICES = {"ec2": ("fleetctl.local.ec2_api", "LocalEC2API"), "sqs": ("moto.sqs.responses", "SQSResponse"),
             "sns": ("moto.sns.responses", "SNSResponse"), "iam": ("moto.iam.responses", "IamResponse"),
             "sts": ("moto.sts.responses", "TokenResponse"), "ssm": ("moto.ssm.responses", "SimpleSystemManagerResponse"),
-            "servicequotas": ("fleetctl.local.quotas", "LocalServiceQuotas"), "dynamodb": ("moto.dynamodb.responses", "DynamoHandler")}
-GLOBAL_SERVICES = ("iam", "sts", "s3")   # their calls may be signed for another region
+            "servicequotas": ("fleetctl.local.quotas", "LocalServiceQuotas"), "dynamodb": ("moto.dynamodb.responses", "DynamoHandler"),
+            "monitoring": ("moto.cloudwatch.responses", "CloudWatchResponse"), "budgets": ("fleetctl.local.budgets", "LocalBudgets")}
+GLOBAL_SERVICES = ("iam", "sts", "s3", "budgets", "monitoring")   # their calls may be signed for another region
 
 
 class LocalRequest(Request):

@@ -98,6 +98,9 @@ def there(client):
             "role": [one["RoleName"] for one in iam.list_roles()["Roles"]],
             "profile": [one["InstanceProfileName"] for one in iam.list_instance_profiles()["InstanceProfiles"]],
             "policy": [one["PolicyName"] for one in iam.list_policies(Scope="Local")["Policies"]],
+            "topic": [one["TopicArn"] for one in client("sns").list_topics()["Topics"]],
+            "alarm": [one["AlarmName"] for one in client("cloudwatch").describe_alarms()["MetricAlarms"]],
+            "budget": [one["BudgetName"] for one in client("budgets").describe_budgets(AccountId="123456789012")["Budgets"]],
         }
         return {kind: sorted(ids) for kind, ids in found.items()}
 
@@ -150,7 +153,7 @@ def test_an_applied_set_up_is_complete_and_applying_it_again_makes_nothing(setup
 
 
 def test_a_fleet_comes_up_in_what_was_made_and_all_is_gone_afterwards(setup, home, config):
-    setup.apply(Options(ssh=("127.0.0.1",)))
+    setup.apply(Options(ssh=("127.0.0.1",), mail="me@example.org"))
     session = connect("lab", home=home)
     try:
         for side in ("public", "private"):
@@ -209,7 +212,7 @@ def test_one_s_own_key_pair_is_imported_and_outlives_the_set_up(setup, home, tmp
 @pytest.mark.parametrize("private", ["endpoints", "nat"])
 def test_killed_after_any_call_that_changes_something_the_same_command_completes_it(setup, monkeypatch, there, private):
     """Each run dies after its first such call has been applied and before the ledger has its answer, so it dies after every one."""
-    before, options = there(), Options(("us-east-1a",), private, ("203.0.113.7",))
+    before, options = there(), Options(("us-east-1a",), private, ("203.0.113.7",), (5,), "me@example.org")
     setup.apply(options)
     whole = {kind: len(ids) for kind, ids in there().items()}
     setup.destroy()
@@ -271,6 +274,40 @@ def test_what_is_missing_is_made_again_and_other_wishes_are_met_with_fix(setup, 
     assert setup.apply(wish, fix=True).complete
     found = there()
     assert (found["nat"], found["address"]) == ([], [])
+
+
+def test_the_month_s_bill_has_alarms_and_a_budget_that_tell_by_mail(setup, client):
+    setup.apply(Options(("us-east-1a",), "none", ("203.0.113.7",), mail="me@example.org"))
+    alarms = client("cloudwatch").describe_alarms(AlarmNamePrefix="fleetctl-lab-")["MetricAlarms"]
+    assert sorted(one["Threshold"] for one in alarms) == [1, 5, 20, 100]
+    assert {(one["Namespace"], one["MetricName"]) for one in alarms} == {("AWS/Billing", "EstimatedCharges")}
+    (topic,) = {action for one in alarms for action in one["AlarmActions"]}
+    (row,) = client("sns").list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
+    assert (row["Protocol"], row["Endpoint"]) == ("email", "me@example.org")
+    account = {"AccountId": "123456789012", "BudgetName": "fleetctl-lab-us-east-1-month"}
+    assert client("budgets").describe_budget(**account)["Budget"]["BudgetLimit"] == {"Amount": "100", "Unit": "USD"}
+    shares = client("budgets").describe_notifications_for_budget(**account)["Notifications"]
+    assert [one["Threshold"] for one in shares] == [50, 80, 100]
+
+    client("cloudwatch").delete_alarms(AlarmNames=["fleetctl-lab-us-east-1-over-20"])
+    wish = Options(alarms=(20, 50), mail="you@example.org")
+    assert {(step.kind, step.part): step.verb for step in setup.plan(wish).steps if step.kind in ("alarm", "budget", "topic")} == {
+        ("topic", "alarms"): Verb.DRIFT, ("alarm", "over-20"): Verb.MAKE, ("alarm", "over-50"): Verb.MAKE, ("budget", "month"): Verb.DRIFT,
+        ("alarm", "over-1"): Verb.DRIFT, ("alarm", "over-5"): Verb.DRIFT, ("alarm", "over-100"): Verb.DRIFT,
+    }  # fmt: skip
+    assert setup.apply(wish, fix=True).complete
+    (row,) = client("sns").list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
+    assert row["Endpoint"] == "you@example.org"
+
+
+def test_who_may_not_see_the_bills_gets_everything_else(setup, monkeypatch):
+    with monkeypatch.context() as patch:
+        refusing(patch, {"describe_budget", "create_budget", "describe_alarms", "put_metric_alarm"})
+        assert {step.verb for step in setup.plan(ONE_ZONE).steps} == {Verb.MAKE}
+        with pytest.raises(SetupFailed) as caught:
+            setup.apply()
+        assert caught.value.denied == (("cloudwatch", "put_metric_alarm"), ("budgets", "create_budget"))
+        assert setup.apply(Options(("us-east-1a",), ssh=("203.0.113.7",), alarms=()), fix=True).complete, "which wants none of them"
 
 
 def test_a_name_that_somebody_has_already_stops_it_before_anything_is_made(setup, client, there):
