@@ -115,6 +115,9 @@ OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "budgets:describe_subscribers_for_notification": ("budgets:ViewBudget",),
     "sts:get_caller_identity": (),  # needs no right
 }
+# where the actions of a service begin otherwise than botocore names it
+PREFIXES: Mapping[str, str] = {"elb": "elasticloadbalancing", "elbv2": "elasticloadbalancing", "efs": "elasticfilesystem",
+                               "service-quotas": "servicequotas"}  # fmt: skip
 # what AWS lets nobody narrow down to a resource, besides whatever only looks
 EVERYWHERE = frozenset({"sns:unsubscribe", "sns:list_topics", "sns:list_subscriptions", "sns:get_subscription_attributes",
                         "sqs:list_queues", "ssm:describe_parameters", "s3:list_buckets", "sts:decode_authorization_message",
@@ -128,7 +131,7 @@ def action(service: str, operation: str) -> str:
     >>> action("ec2", "describe_nat_gateways")
     'ec2:DescribeNatGateways'
     """
-    return f"{service}:{''.join(part.capitalize() for part in operation.split('_'))}"
+    return f"{PREFIXES.get(service, service)}:{''.join(part.capitalize() for part in operation.split('_'))}"
 
 
 def actions(service: str, operation: str) -> tuple[str, ...]:
