@@ -1,4 +1,5 @@
-"""The command line: `fleetctl demo`, `local up|status|down|fault`, `ls`, `down`, and what `rescue` and `setup` add."""
+"""The command line: `fleetctl demo`, `local up|status|down|fault`, `ls`, `down`, and what `rescue`, `setup` and
+`checklist` add."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import rescue, setup
+from . import checklist, rescue, setup
 from .errors import FleetError
 from .profiles import local_cloud, state_home
 
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     down.set_defaults(run=_down)
     rescue.add_commands(commands)
     setup.add_commands(commands)
+    checklist.add_commands(commands)
     return parser
 
 

@@ -26,6 +26,7 @@ VALUES = 200  # values of one filter (EC2 API reference, Filter)
 PAUSES = (1, 2, 4, 8, 15)  # seconds between tries of a call that AWS throttles or does not answer, beyond what botocore does by itself
 TRANSIENT = (Throttled, Network)
 SESSION_TAG, LAUNCH_TAG, EXPIRES_TAG = "fleetctl:session", "fleetctl:launch", "fleetctl:expires"
+SETUP_TAG = "fleetctl:setup"  # on what an account's set-up made
 OVER = frozenset({"failed", "closed"})  # states of a spot request that has no living instance and never will
 RUNS_ON = "request-canceled-and-instance-running"
 TERMINATED = "instance-terminated"  # how the statuses begin that say so (EC2 User Guide, "Spot request status")

@@ -266,7 +266,7 @@ class SetupFailed(FleetError):
     """A set-up could not be planned, completed or removed. What was done stays done, and the same command goes on from there.
 
     `failed` are the steps with their errors; `denied` the calls that AWS did not allow, as (service, operation), and `policy` a document
-    that would allow them.
+    that would allow them. `documents` are the rights, by thing, that were to be granted and could not: somebody else may grant them.
     """
 
     def __init__(
@@ -276,10 +276,11 @@ class SetupFailed(FleetError):
         failed: Sequence[tuple[Any, FleetError]] = (),
         denied: Sequence[tuple[str, str]] = (),
         policy: Mapping[str, Any] | None = None,
+        documents: Mapping[str, Any] | None = None,
         left: Sequence[str] = (),
         todo: str = "",
     ) -> None:
-        self.failed, self.denied, self.policy = tuple(failed), tuple(denied), policy
+        self.failed, self.denied, self.policy, self.documents = tuple(failed), tuple(denied), policy, dict(documents or {})
         self.kind = Kind.PERMISSION if denied else next((error.kind for _, error in self.failed), Kind.OTHER)
         super().__init__(what, left=left, todo=todo, denied=[f"{service} {operation}" for service, operation in self.denied])
 

@@ -144,6 +144,6 @@ def _failed(console: Console, error: SetupFailed) -> int:
     from . import account
 
     if error.denied:
-        console.print(account.refusal(error.denied, error.policy))
+        console.print(account.refusal(error.denied, error.policy, error.documents))
     Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False)
     return 1

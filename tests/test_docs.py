@@ -143,7 +143,7 @@ def test_commands_and_files_that_a_page_names_exist(page):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name} names make {target}"
     for path in re.findall(r"`((?:fleetctl|gridworker|tests|notebooks|examples|docs)/[\w/.-]+\.\w+)`", text):
         assert (ROOT / path).exists(), f"{page.name} names {path}"
-    for command in re.findall(r"(?:`|^ +)(?:\.venv/bin/)?fleetctl ([a-z]+(?: (?:up|status|down))?)\b", text, re.MULTILINE):
+    for command in re.findall(r"(?:`|^ +)(?:\.venv/bin/)?fleetctl ([a-z][a-z-]*(?: (?:up|status|down))?)\b", text, re.MULTILINE):
         with pytest.raises(SystemExit) as left:
             main([*command.split(), "--help"])
         assert left.value.code == 0, f"{page.name} names fleetctl {command}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,12 +95,14 @@ class Plan:
         return out.getvalue().rstrip()
 
 
-def refusal(denied: tuple[tuple[str, str], ...], policy: Any) -> Group:
-    """The calls that AWS did not allow, and the policy that would allow them."""
+def refusal(denied: tuple[tuple[str, str], ...], policy: Any, documents: Mapping[str, Any] | None = None) -> Group:
+    """The calls that AWS did not allow, and the policy that would allow them; then the rights that somebody else may grant instead."""
     table = Table("service", "call", title="AWS does not allow these calls", title_justify="left", box=box.SIMPLE_HEAD)
     for service, operation in denied:
         table.add_row(service, operation)
-    return Group(table, Text("this policy would, for whoever may grant it:"), Text(json.dumps(policy, indent=2)))
+    others = [Text(f"or an administrator makes {name}, with these rights:\n{json.dumps(one, indent=2)}")
+              for name, one in (documents or {}).items()]  # fmt: skip
+    return Group(table, Text("this policy would, for whoever may grant it:"), Text(json.dumps(policy, indent=2)), *others)
 
 
 def _with(step: Step) -> str:

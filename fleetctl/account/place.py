@@ -21,7 +21,8 @@ __all__ = ["DONE_TAG", "PART_TAG", "SETUP_TAG", "Kind", "Place", "tags_of"]
 
 log = logging.getLogger(__name__)
 
-SETUP_TAG, PART_TAG, DONE_TAG = "fleetctl:setup", "fleetctl:part", "fleetctl:done"
+SETUP_TAG = ec2.SETUP_TAG
+PART_TAG, DONE_TAG = "fleetctl:part", "fleetctl:done"
 SOON = (0.5, 1, 2, 4, 8)  # seconds between tries of a call that names what was made a moment ago: EC2 and IAM may not know it yet
 WAIT_SECONDS = 600.0  # NAT gateways and endpoints take minutes to come and to go
 PAGE = 1000

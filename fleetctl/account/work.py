@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..ec2 import pages
 from ..errors import AwsError, Denied, NotFound, SetupFailed
@@ -58,6 +60,7 @@ async def carry_out(place: Place, steps: Sequence[Step], seen: Sequence[Seen], r
     """Do all that is not idle, in its order. Raises SetupFailed with what could not be done, once everything else is."""
     things = {(one.kind, one.id): one for one in seen}
     failed: list[tuple[str, AwsError]] = []
+    documents: dict[str, Any] = {}
     broken: set[str] = set()  # kinds of which one is missing, and those that need them
     for step in steps:
         if step.idle:
@@ -76,10 +79,12 @@ async def carry_out(place: Place, steps: Sequence[Step], seen: Sequence[Seen], r
             failed.append((str(step), error))
             broken.add(kind.name)
             report(step, error.code)
+            if isinstance(error, Denied) and step.wanted is not None and "rights" in step.wanted.settings:
+                documents[f"{step.kind} {identity.name_of(place, step.part)}"] = json.loads(step.wanted.settings["rights"])
         else:
             report(step, "")
     if failed:
-        raise refused("the set-up is not complete", failed)
+        raise refused("the set-up is not complete", failed, documents)
 
 
 async def _bring_about(place: Place, kind: Kind, step: Step, wanted: Wanted) -> None:
@@ -165,7 +170,7 @@ async def holders(place: Place) -> str:
     return f"the network still has {', '.join(shown[:5])}: end what they belong to, then destroy again" if shown else ""
 
 
-def refused(what: str, failed: Sequence[tuple[str, AwsError]]) -> SetupFailed:
+def refused(what: str, failed: Sequence[tuple[str, AwsError]], documents: Mapping[str, Any] | None = None) -> SetupFailed:
     """One error for all that failed, denials first, as they are what an administrator can mend in one go."""
     denied = list(dict.fromkeys((error.service, error.operation) for _, error in failed if isinstance(error, Denied)))
     others = [(step, error) for step, error in failed if not isinstance(error, Denied)]
@@ -180,5 +185,6 @@ def refused(what: str, failed: Sequence[tuple[str, AwsError]]) -> SetupFailed:
         failed=failed,
         denied=denied,
         policy=rights.allowing(denied) if denied else None,
+        documents=documents,
         todo="; ".join(dict.fromkeys([*todo, "then run the same command again: it goes on from there"])),
     )

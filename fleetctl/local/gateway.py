@@ -35,7 +35,9 @@ SERVICES = {"ec2": ("fleetctl.local.ec2_api", "LocalEC2API"), "sqs": ("moto.sqs.
             "sns": ("moto.sns.responses", "SNSResponse"), "iam": ("moto.iam.responses", "IamResponse"),
             "sts": ("moto.sts.responses", "TokenResponse"), "ssm": ("moto.ssm.responses", "SimpleSystemManagerResponse"),
             "servicequotas": ("fleetctl.local.quotas", "LocalServiceQuotas"), "dynamodb": ("moto.dynamodb.responses", "DynamoHandler"),
-            "monitoring": ("moto.cloudwatch.responses", "CloudWatchResponse"), "budgets": ("fleetctl.local.budgets", "LocalBudgets")}
+            "monitoring": ("moto.cloudwatch.responses", "CloudWatchResponse"), "budgets": ("fleetctl.local.budgets", "LocalBudgets"),
+            "elasticloadbalancing": ("fleetctl.local.balancers", "LocalBalancers"), "rds": ("moto.rds.responses", "RDSResponse"),
+            "secretsmanager": ("moto.secretsmanager.responses", "SecretsManagerResponse")}
 GLOBAL_SERVICES = ("iam", "sts", "s3", "budgets", "monitoring")   # their calls may be signed for another region
 
 

@@ -17,6 +17,7 @@ from fleetctl.aws import Aws
 from fleetctl.errors import Denied, LedgerError, ProfileError, SetupFailed, StillBilling
 from fleetctl.journal import READS, Journal
 from fleetctl.ledger import Ledger
+from fleetctl.orphans import session_of
 from fleetctl.profiles import Profile
 from fleetctl.session import LEDGERS
 
@@ -98,7 +99,7 @@ def there(client):
             "role": [one["RoleName"] for one in iam.list_roles()["Roles"]],
             "profile": [one["InstanceProfileName"] for one in iam.list_instance_profiles()["InstanceProfiles"]],
             "policy": [one["PolicyName"] for one in iam.list_policies(Scope="Local")["Policies"]],
-            "topic": [one["TopicArn"] for one in client("sns").list_topics()["Topics"]],
+            "topic": [one["TopicArn"] for one in client("sns").list_topics()["Topics"] if not session_of(one["TopicArn"])],
             "alarm": [one["AlarmName"] for one in client("cloudwatch").describe_alarms()["MetricAlarms"]],
             "budget": [one["BudgetName"] for one in client("budgets").describe_budgets(AccountId="123456789012")["Budgets"]],
         }
@@ -376,7 +377,8 @@ def test_the_command_line_shows_all_denials_in_one_table_with_the_policy_that_wo
     shown = [line.split() for line in ran.stdout.splitlines()]
     told = [line for line in shown if line[:1] in (["ec2"], ["iam"])]
     assert told == [["ec2", "create_internet_gateway"], ["iam", "create_role"], ["ec2", "import_key_pair"]]
-    document = json.loads(ran.stdout[ran.stdout.index("{") :])
+    document, end = json.JSONDecoder().raw_decode(ran.stdout, ran.stdout.index("{"))
+    assert "an administrator makes role fleetctl-lab-us-east-1-machine" in ran.stdout[end:] and "sns:Publish" in ran.stdout[end:]
     assert document["Statement"][0]["Action"] == ["ec2:CreateInternetGateway", "ec2:ImportKeyPair", "iam:CreateRole", "iam:TagRole"]
 
 
@@ -432,17 +434,27 @@ def test_the_command_line_plans_applies_looks_and_destroys(fleetctl, setup, home
 
 
 @pytest.mark.skipif(shutil.which("aws") is None, reason="the aws command line is not here")
-def test_another_client_sees_what_was_made(setup, home):
+def test_the_aws_command_line_sees_what_was_made(setup, home):
+    """A client that shares no line of code, and no process, with what made it."""
     setup.apply()
     base = profiles.load("local", home=home)
     keys = {"AWS_ACCESS_KEY_ID": base.credentials.access_key, "AWS_SECRET_ACCESS_KEY": base.credentials.secret_key}
-    ran = subprocess.run(
-        ["aws", "ec2", "describe-vpcs", "--endpoint-url", base.endpoint_url, "--region", base.region, "--output", "json",
-         "--filters", "Name=tag:fleetctl:setup,Values=lab"],
-        env={**os.environ, **keys}, capture_output=True, text=True, timeout=60, check=False
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    assert [one["VpcId"] for one in json.loads(ran.stdout)["Vpcs"]] == [setup.id("vpc", "vpc")]
+    where = ("--endpoint-url", base.endpoint_url, "--region", base.region, "--output", "json")
+
+    def aws(*words):
+        ran = subprocess.run(["aws", *words, *where], env={**os.environ, **keys}, capture_output=True, text=True, timeout=60, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return json.loads(ran.stdout)
+
+    (vpc,) = aws("ec2", "describe-vpcs", "--filters", "Name=tag:fleetctl:setup,Values=lab")["Vpcs"]
+    assert (vpc["VpcId"], vpc["CidrBlock"]) == (setup.id("vpc", "vpc"), "10.0.0.0/16")
+    bucket = ("--bucket", "fleetctl-lab-us-east-1-123456789012")
+    assert all(aws("s3api", "get-public-access-block", *bucket)["PublicAccessBlockConfiguration"].values())
+    named = ("--role-name", "fleetctl-lab-us-east-1-machine")
+    (statement,) = aws("iam", "get-role", *named)["Role"]["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Service": "ec2.amazonaws.com"}
+    budgets = aws("budgets", "describe-budgets", "--account-id", "123456789012")["Budgets"]
+    assert [one["BudgetName"] for one in budgets] == ["fleetctl-lab-us-east-1-month"]
 
 
 def test_the_newest_image_is_asked_of_the_region(near, runner):

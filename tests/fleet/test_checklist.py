@@ -1,0 +1,101 @@
+"""The shutdown checklist on the local cloud: what is there, whose it is, what may not be looked at, and that only ours is ended by it."""
+
+import json
+
+import pytest
+
+from fleetctl import bring_up_spots, checklist, inventory, profiles, recovery
+from fleetctl.errors import FleetError
+from fleetctl.session import Session
+
+pytestmark = pytest.mark.cloud
+
+
+@pytest.fixture
+def theirs(home):
+    """Things of somebody else's that cost money, made by another client; gone at the end of the test."""
+    local = profiles.load("local", home=home)
+    session = local.aws().boto3()
+    ec2, elb = session.client("ec2"), session.client("elbv2")
+    volume = ec2.create_volume(AvailabilityZone="us-east-1a", Size=100, VolumeType="gp3")["VolumeId"]
+    snapshot = ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+    address = ec2.allocate_address(Domain="vpc")["AllocationId"]
+    subnets = [local.subnets["public"], local.subnets["public-b"]]
+    balancer = elb.create_load_balancer(Name="theirs", Subnets=subnets)["LoadBalancers"][0]["LoadBalancerArn"]
+    yield {"volume": volume, "snapshot": snapshot, "address": address, "load balancer": "theirs"}
+    elb.delete_load_balancer(LoadBalancerArn=balancer)
+    ec2.release_address(AllocationId=address)
+    ec2.delete_snapshot(SnapshotId=snapshot)
+    ec2.delete_volume(VolumeId=volume)
+    for client in (ec2, elb):
+        client.close()
+
+
+@pytest.fixture
+def look(home):
+    return lambda **more: inventory.look(profiles.load("local", home=home), **more)
+
+
+def test_what_costs_is_listed_with_its_price_and_owner_whoever_made_it(session, request_, theirs, look):
+    launch = bring_up_spots(request_, 2, "true", session=session)
+    machines = launch.result(60)
+    found = look()
+    there = {one.id: one for one in found.expenses}
+    assert {kind: there[id].month for kind, id in theirs.items()} == pytest.approx(
+        {"volume": 8.11, "snapshot": 5.0, "address": 3.65, "load balancer": 16.425}, abs=0.01
+    )
+    assert {there[id].owner for id in theirs.values()} == {""}
+    for machine in machines.values():
+        shown = there[machine.instance_id]
+        assert (shown.kind, shown.owner) == ("instance", f"session {session.id}")
+        assert "spot" in shown.state and 0 < shown.month < 100
+    assert {one.kind for one in found.of(f"session {session.id}")} >= {"instance", "volume"}
+
+
+def test_what_may_not_be_looked_at_is_told_with_the_rest(cloud, theirs, look):
+    cloud.fault("denied", caller="controller", operation="DescribeVolumes")
+    found = look()
+    assert ("ec2", "describe_volumes") in found.denied
+    assert theirs["address"] in {one.id for one in found.expenses}
+    shown = checklist.as_json(found)
+    told = {"region": "us-east-1", "service": "ec2", "operation": "describe_volumes", "code": "UnauthorizedOperation"}
+    assert told in shown["not looked at"]
+
+
+def test_only_what_is_ours_is_ended_and_a_living_session_is_left_alone(home, request_, theirs, look, fleetctl):
+    one = Session(profiles.load("local", home=home))
+    try:
+        bring_up_spots(request_, 1, "true", session=one).result(60)
+        refused = fleetctl("shutdown-checklist", "--cloud", "local", "--end", theirs["volume"], "--yes")
+        assert refused.returncode == 1 and "no session and no set-up" in refused.stderr
+        alive = fleetctl("shutdown-checklist", "--cloud", "local", "--end", one.id, "--yes")
+        assert alive.returncode == 1 and "is alive" in alive.stderr
+        assert look().of(f"session {one.id}")
+    finally:
+        one.close()
+
+
+def test_a_session_of_another_computer_is_ended_by_its_name_and_all_else_stays(home, tmp_path, request_, theirs, look, fleetctl):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "local").symlink_to(home / "local")
+    one = Session(profiles.load("local", home=elsewhere))
+    bring_up_spots(request_, 1, "true", session=one).result(60)
+    try:
+        ran = fleetctl("shutdown-checklist", "--cloud", "local", "--end", one.id, "--yes", "--json")
+        left = json.loads(ran.stdout)
+        assert f"session {one.id}" not in {thing["owner"] for thing in left["things"]}
+        assert set(theirs.values()) <= {thing["id"] for thing in left["things"]}
+        assert "all seen gone" in ran.stderr
+    finally:
+        one.close()
+
+
+def test_names_of_nobody_end_nothing(look):
+    with pytest.raises(FleetError, match="nothing was ended"):
+        checklist._owners(look(), ["0123456789ab"])
+
+
+def test_a_cloud_that_does_not_run_has_nothing(tmp_path):
+    with pytest.raises(FleetError, match="does not run"):
+        recovery.cloud("local", tmp_path)
