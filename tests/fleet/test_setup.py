@@ -21,6 +21,8 @@ from fleetctl.orphans import session_of
 from fleetctl.profiles import Profile
 from fleetctl.session import LEDGERS
 
+pytestmark = pytest.mark.cloud
+
 ONE_ZONE = Options(zones=("us-east-1a",), ssh=("203.0.113.7",))
 
 
