@@ -52,7 +52,7 @@ def test_another_region_is_refused_in_words(world: Any) -> None:
 
 def test_an_unknown_service_and_a_missing_operation_are_errors_of_aws_form(world: Any) -> None:
     with pytest.raises(ClientError, match="InvalidAction"):
-        client(world, "cloudwatch").list_metrics()
+        client(world, "autoscaling").describe_auto_scaling_groups()
     with pytest.raises(ClientError, match="InvalidAction"):
         world.ec2.describe_spot_datafeed_subscription()
 
