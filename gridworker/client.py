@@ -81,7 +81,8 @@ class Grid(Verbs, Looking, Keeping):
         self._rung = False                                      # a blocking pop on the inbox is under way
         self._submit = Script("submit")
         self._listening = pack(("BLMPOP", SILENCE_SECONDS, 1, self.keys.inbox(self.name), "LEFT", "COUNT", 1000))
-        self._withdrawals, self._deadlines, self._vacancies = Withdrawals(self.keys, self.name), Deadlines(), Vacancies()
+        self._withdrawals, self._deadlines = Withdrawals(self.keys, self.name), Deadlines()
+        self._vacancies = Vacancies(self.pool if self._embedded else "")
         secret = password or in_url
         self._commands = Connection(self.address, secret, timeout=60.0, name=f"client:{self.name}")
         self._bell = Connection(self.address, secret, timeout=60.0, name=f"bell:{self.name}")

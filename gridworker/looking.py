@@ -94,7 +94,7 @@ class Looking:
 
     def _learn(self, nodes: list[bytes], links: list[bytes]) -> None:
         found = staffed(dict(zip(nodes[::2], nodes[1::2], strict=True)), dict(zip(links[::2], links[1::2], strict=True)))
-        for text in self._vacancies.learn(found, self._waits.pools()):
+        for text in self._vacancies.learn(found, self._waits.pools(), time.monotonic()):
             log.warning("%s. Its calls wait until it has", text)
 
     def _why(self, wait: Wait) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 WARN_SECONDS = 5.0          # after a pool is first asked, or has been silent
 AGAIN_SECONDS = 15.0        # between looks at one that stays without workers
+START_SECONDS = 60.0        # in which workers that this process has started may not be there yet: a busy computer takes its time
 
 
 def staffed(nodes: Mapping[bytes, bytes], links: Mapping[bytes, bytes]) -> set[str]:
@@ -24,9 +25,13 @@ def staffed(nodes: Mapping[bytes, bytes], links: Mapping[bytes, bytes]) -> set[s
 
 
 class Vacancies:
-    """What a client knows of the pools that it asks: those with workers are of no interest, until they fall silent."""
+    """What a client knows of the pools that it asks: those with workers are of no interest, until they fall silent.
 
-    def __init__(self) -> None:
+    `starting`: the pool whose workers are being started, and whose failure to start is told otherwise.
+    """
+
+    def __init__(self, starting: str = "") -> None:
+        self._starting, self._until = starting, 0.0     # when to speak of it like of others
         self.known: set[str] = set()                # have workers
         self._due: dict[str, float] = {}            # others: when to look
         self._vacant: set[str] = set()              # have been seen without workers
@@ -39,6 +44,8 @@ class Vacancies:
 
     def asked(self, pool: str, now: float, within: float | None = None) -> bool:
         """Calls were sent to a pool that is not known. `within`: seconds after which they are given up. Whether the next look is sooner."""
+        if pool == self._starting:
+            self._until = self._until or now + START_SECONDS
         if within is None and pool in self._due:
             return False
         due = now + min(WARN_SECONDS, WARN_SECONDS if within is None else within / 2)
@@ -64,13 +71,15 @@ class Vacancies:
             self._due[pool] = now + AGAIN_SECONDS
         return True
 
-    def learn(self, staffed: set[str], waited_for: Iterable[str]) -> list[str]:
+    def learn(self, staffed: set[str], waited_for: Iterable[str], now: float) -> list[str]:
         """Which pools have workers. Returns what is to be said, once, of those that are waited for and have none."""
         for pool in staffed & self._due.keys():
             del self._due[pool]
         self.known |= staffed
         self._vacant -= staffed
-        news = sorted((set(waited_for) & self._due.keys()) - self._vacant)
+        if self._starting in staffed or 0.0 < self._until <= now:
+            self._starting = ""
+        news = sorted((set(waited_for) & self._due.keys()) - self._vacant - {self._starting})
         self._vacant.update(news)
         return [vacancy(pool, staffed) for pool in news]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -127,6 +128,23 @@ def test_workers_import_what_their_client_can_import(tmp_path: Path, monkeypatch
 
     with Grid(workers=1) as grid:
         assert grid.request(only_here.double, 4).result(20) == 8
+
+
+def test_workers_that_are_slow_to_start_are_not_said_to_be_missing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("gridworker.looking.LOOK_SECONDS", 20.0)
+    go = tmp_path / "go"
+    (tmp_path / "sitecustomize.py").write_text(f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.01)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with caplog.at_level(logging.WARNING, "gridworker.client"), Grid(workers=1) as grid:
+        answer = grid.request(abs, -3)
+        try:
+            with pytest.raises(TimeoutError) as caught:
+                answer.result(0.1)
+        finally:
+            go.touch()
+        assert answer.result(20) == 3
+    assert "no workers" not in str(caught.value) and caplog.messages == []
 
 
 def test_when_its_workers_end_by_themselves_whoever_waits_is_told() -> None:

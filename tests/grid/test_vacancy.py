@@ -11,7 +11,7 @@ import pytest
 from grid_lab import until
 
 from gridworker import CallTimeout
-from gridworker.vacancy import AGAIN_SECONDS, WARN_SECONDS, Vacancies, staffed, vacancy
+from gridworker.vacancy import AGAIN_SECONDS, START_SECONDS, WARN_SECONDS, Vacancies, staffed, vacancy
 
 if TYPE_CHECKING:
     from grid_lab import Lab
@@ -75,9 +75,26 @@ def test_a_pool_is_looked_at_soon_then_rarely_and_not_once_it_has_workers() -> N
     assert some.asked("b", 101.0, within=2.0)                   # who gives up sooner wants to know sooner
     assert not some.due(101.9) and some.due(102.0) and not some.due(102.1)
     assert some.seconds(60.0, 102.0) == AGAIN_SECONDS
-    assert some.learn({"b"}, ["a", "b"]) == [vacancy("a", {"b"})]
-    assert some.learn({"b"}, ["a", "b"]) == []                  # said once
+    assert some.learn({"b"}, ["a", "b"], 102.0) == [vacancy("a", {"b"})]
+    assert some.learn({"b"}, ["a", "b"], 102.0) == []           # said once
     assert some.why(["a", "b"]) == f"; {vacancy('a', {'b'})}" and "b" in some.known
-    assert some.learn({"a", "b"}, ["a"]) == [] and len(some) == 0 and some.why(["a"]) == ""
+    assert some.learn({"a", "b"}, ["a"], 103.0) == [] and len(some) == 0 and some.why(["a"]) == ""
     some.doubt(["a"], 200.0)
-    assert some.due(200.0) and some.learn(set(), ["a"]) == [vacancy("a", set())]
+    assert some.due(200.0) and some.learn(set(), ["a"], 200.0) == [vacancy("a", set())]
+
+
+def test_of_a_pool_whose_workers_are_being_started_nothing_is_said_for_a_minute() -> None:
+    some = Vacancies(starting="a")
+    some.asked("b", 10.0)
+    assert some.learn(set(), ["b"], 20.0) == [vacancy("b", set())]
+    some.asked("a", 100.0)
+    assert some.learn(set(), ["a", "b"], 105.0) == [] and some.why(["a"]) == ""
+    assert some.learn(set(), ["a"], 100.0 + START_SECONDS) == [vacancy("a", set())]
+
+
+def test_a_pool_that_has_been_started_is_one_like_others() -> None:
+    some = Vacancies(starting="a")
+    some.asked("a", 100.0)
+    assert some.learn({"a"}, ["a"], 101.0) == []
+    some.doubt(["a"], 102.0)
+    assert some.learn(set(), ["a"], 102.0) == [vacancy("a", set())]
