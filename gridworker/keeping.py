@@ -18,7 +18,7 @@ from .answers import Answer
 from .blobs import Blobs
 from .durable import Disk
 from .errors import CodeMismatch, GridClosed, GridError, GridUnreachable, PartsGone
-from .keys import Keys
+from .keys import WIRE, Keys
 from .limits import CODE_MS, CODES_MOST, KEPT_MOST, RESULT_MS
 from .messages import ID, Failure
 from .parts import Part
@@ -33,11 +33,14 @@ _REFRESH = CODE_MS / 4000     # seconds
 
 
 def check_nodes(nodes: list[bytes]) -> None:
-    """What the nodes have said of themselves when they registered. CodeMismatch if one speaks another version of gridworker."""
+    """What the nodes have said of themselves when they registered. CodeMismatch if one would misread what this client sends.
+
+    Releases that speak the same wire format work together; one that names no format is older than the numbers.
+    """
     for known in map(json.loads, nodes):
-        if known.get("version", __version__) != __version__:
-            raise CodeMismatch(f"the node {known['name']} runs gridworker {known['version']}, and this client {__version__}: "
-                               "install the same version on both")
+        if (theirs := known.get("wire", 0)) != WIRE:
+            raise CodeMismatch(f"the node {known['name']} speaks wire format {theirs} (gridworker {known.get('version', 'unknown')}), this "
+                               f"client {WIRE} (gridworker {__version__}); nothing was sent: install the same version on both")
 
 
 class Keeping:

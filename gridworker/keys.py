@@ -36,6 +36,7 @@ import os
 
 from .errors import InvalidName
 
+WIRE = 1        # the format of keys, states, items, messages and seals: raise it with any change that a process of before would misread
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 

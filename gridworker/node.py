@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from . import __version__
 from .asking import one, several
 from .errors import NotOnWorker
-from .keys import incarnation, name_of
+from .keys import WIRE, incarnation, name_of
 from .limits import FAILURE_MS, TRIES
 from .serialize import PYTHON
 from .tally import private
@@ -50,7 +50,8 @@ class Node:
     def describe(self) -> str:
         """What the grid knows of the node, as JSON (all values are checked names and numbers, so it needs no encoder)."""
         return (f'{{"name": "{self.name}", "pool": "{self.pool}", "kind": "{self.kind}", "pid": {os.getpid()}, '
-                f'"host": "{os.uname().nodename}", "supervisor": "{self.supervisor}", "python": "{PYTHON}", "version": "{__version__}"}}')
+                f'"host": "{os.uname().nodename}", "supervisor": "{self.supervisor}", "python": "{PYTHON}", "version": "{__version__}", '
+                f'"wire": {WIRE}}}')
 
     def register(self, connection: Connection, script: Script) -> None:
         """Enters the grid."""

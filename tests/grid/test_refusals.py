@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import grid_calls as calls
@@ -10,6 +11,8 @@ import versioned
 from grid_lab import Lab
 
 from gridworker import CodeMismatch, CycleFound, GridError, NotACall, NotSerializable, TooBig, TooDeep, local, request, requests, serialize
+from gridworker import __version__ as VERSION
+from gridworker.keys import WIRE
 from gridworker.messages import CHAIN_MOST
 
 if TYPE_CHECKING:
@@ -124,12 +127,20 @@ def test_another_version_of_a_package_is_named(living: Grid, monkeypatch: pytest
         living.request("pool", function).result(20)
 
 
-def test_a_grid_of_another_version_is_named_when_connecting(lab: Lab) -> None:
+@pytest.mark.parametrize(("told", "theirs"), [('"wire": 99', 99), ('"python": "3.11"', 0)])
+def test_nodes_of_another_wire_format_are_named_when_connecting(lab: Lab, told: str, theirs: int) -> None:
     connection = lab.connection()
-    connection.call("HSET", lab.keys.nodes, "pool/ann~00000000", '{"name": "ann", "version": "0.0.1"}')
+    connection.call("HSET", lab.keys.nodes, "pool/ann~00000000", f'{{"name": "ann", "version": "0.0.1", {told}}}')
     connection.close()
-    with pytest.raises(CodeMismatch, match=r"the node ann runs gridworker 0\.0\.1, and this client"):
+    both = rf"the node ann speaks wire format {theirs} \(gridworker 0\.0\.1\), this client {WIRE} \(gridworker {re.escape(VERSION)}\)"
+    with pytest.raises(CodeMismatch, match=both):
         lab.client().__enter__()
+
+
+def test_releases_that_speak_the_same_wire_format_work_together(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.workers(1)
+    monkeypatch.setattr("gridworker.keeping.__version__", "0.9.9")
+    assert lab.client().request("pool", calls.inc, 1).result(20) == 2
 
 
 def test_what_a_client_cannot_import_on_the_worker_is_named(living: Grid, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,4 +156,4 @@ def test_what_a_client_cannot_import_on_the_worker_is_named(living: Grid, tmp_pa
 def test_nodes_tell_their_versions(living: Grid) -> None:
     node = living.status().nodes["ann"]
     assert node["python"] == serialize.PYTHON
-    assert node["version"]
+    assert node["version"] == VERSION and node["wire"] == WIRE
