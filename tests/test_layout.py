@@ -38,6 +38,9 @@ INPUT_AND_OUTPUT = {
 }
 
 
+HARMLESS = {"sys.intern"}  # of those modules what reads nothing and writes nothing, where it is imported by its name
+
+
 @dataclass(frozen=True)
 class Import:
     """One import statement: who imports what, and how. `of` is the module, or the package, that is imported."""
@@ -78,7 +81,7 @@ def imports_of(module):
                 base = ".".join([*parents, *([child.module] if child.module else [])])
                 for alias in child.names:
                     whole = f"{base}.{alias.name}"
-                    yield Import(module, whole if whole in FILES else base, typing_only)
+                    yield Import(module, whole if whole in FILES or whole in HARMLESS else base, typing_only)
             elif isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
                 yield from found(child, True)
             else:
@@ -169,7 +172,7 @@ def test_pure_modules_do_no_input_or_output(module):
         if name in seen or name == "fleetctl.callmodel":
             continue
         seen.add(name)
-        used = {one.library for one in AT_RUN_TIME if one.by == name}
+        used = {one.library for one in AT_RUN_TIME if one.by == name and one.of not in HARMLESS}
         assert used & INPUT_AND_OUTPUT == set(), f"{module} imports {name}"
         calls = {
             node.func.id
