@@ -5,14 +5,14 @@ The oracle is what the services list, asked by another client; each life has a s
 
 import contextlib
 import json
-import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
 from killable import Moments, watch
-from slaughter import SECONDS, Slaughter, place
+from lives import Lives
+from slaughter import Slaughter, place
 
 from fleetctl import account
 
@@ -49,8 +49,7 @@ class Surveyor:
 
     def __init__(self, home, cloud):
         self.home = home
-        self.processes = multiprocessing.get_context("forkserver")
-        self.processes.set_forkserver_preload(["fleetctl.account", "aiobotocore.session", "boto3"])
+        self._lives = Lives(["fleetctl.account", "aiobotocore.session", "boto3"])
         session = boto3.Session()
         self._ec2, self._iam, self._s3 = (session.client(service, **cloud.client()) for service in ("ec2", "iam", "s3"))
 
@@ -78,7 +77,7 @@ class Surveyor:
         with place(self.home) as home:
             moments = {}
             for verb in VERBS:
-                assert self._run(home, verb, name, None, str(home / "passed")) == 0
+                assert self._lives.run(live, str(home), verb, name, None, str(home / "passed")) == 0
                 moments[verb] = json.loads((home / "passed").read_text())
                 if verb == "apply":
                     there = self.there(name)
@@ -100,20 +99,10 @@ class Surveyor:
 
     def _life(self, name, pair):
         with place(self.home) as home:
-            statuses = [self._run(home, "apply", name, pair[0]), self._run(home, "apply", name)]
+            statuses = [self._lives.run(live, str(home), "apply", name, pair[0]), self._lives.run(live, str(home), "apply", name)]
             made = self.there(name)
-            statuses += [self._run(home, "destroy", name, pair[1]), self._run(home, "destroy", name)]
+            statuses += [self._lives.run(live, str(home), "destroy", name, pair[1]), self._lives.run(live, str(home), "destroy", name)]
             return statuses, made, self.there(name)
-
-    def _run(self, home, *given):
-        process = self.processes.Process(target=live, args=(str(home), *given))
-        process.start()
-        process.join(SECONDS)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            return f"killed after {SECONDS} s"
-        return process.exitcode
 
 
 @contextlib.contextmanager

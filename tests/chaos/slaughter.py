@@ -5,7 +5,6 @@ The oracle is the cloud's own inventory and the operating system's processes, ne
 
 import contextlib
 import json
-import multiprocessing
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +13,8 @@ from pathlib import Path
 
 import boto3
 import killable
+from lives import Lives
 
-SECONDS = 240  # for one life, on a computer that is busy
 TAG = killable.TAG
 AFTER = {"end": killable.end, "adopt": killable.adopt}  # what the next process does
 
@@ -46,13 +45,12 @@ class Butcher:
 
     def __init__(self, home, cloud):
         self.home, self.cloud = home, cloud
-        self.processes = multiprocessing.get_context("forkserver")
-        self.processes.set_forkserver_preload(["fleetctl.session", "aiobotocore.session", "boto3"])
+        self._lives = Lives(["fleetctl.session", "aiobotocore.session", "boto3"])
 
     def moments(self, shape):
         """The names of all there are in a life that is not killed."""
         with place(self.home) as home:
-            status = self._run(killable.live, home, shape, None, str(home / "passed"))
+            status = self._lives.run(killable.live, str(home), shape, None, str(home / "passed"))
             assert status == 0, f"a life that nobody ends ended with {status}"
             return json.loads((home / "passed").read_text())
 
@@ -72,19 +70,9 @@ class Butcher:
 
     def _end_of(self, shape, moment, forgetful, after):
         with place(self.home) as home:
-            status = self._run(killable.live, home, shape, moment, str(home / "passed"), forgetful)
+            status = self._lives.run(killable.live, str(home), shape, moment, str(home / "passed"), forgetful)
             [session] = [path.stem for path in (home / "ledgers").glob("*.sqlite")]
-            return moment, session, (status, self._run(after, home))
-
-    def _run(self, target, home, *given):
-        process = self.processes.Process(target=target, args=(str(home), *given))
-        process.start()
-        process.join(SECONDS)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            return f"killed after {SECONDS} s"
-        return process.exitcode
+            return moment, session, (status, self._lives.run(after, str(home)))
 
     def left(self, session):
         """What the cloud still has of a session, and the processes of its machines."""

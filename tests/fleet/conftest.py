@@ -20,6 +20,18 @@ import fake_aws
 REQUEST = {"SpotPrice": "0.01", "LaunchSpecification": {"InstanceType": "t3.micro", "NetworkInterfaces": [{"DeviceIndex": 0}]}}
 
 
+@pytest.fixture(autouse=True)
+def leaves_no_machine(request):
+    """Tests share a cloud, and count what there is."""
+    if "cloud" not in request.fixturenames:
+        yield
+        return
+    cloud = request.getfixturevalue("cloud")
+    before = {one["id"] for one in cloud.inventory()["instances"]}
+    yield
+    assert {one["id"] for one in cloud.inventory()["instances"]} <= before, "this test leaves machines to those that come after it"
+
+
 @pytest.fixture
 def connect(home, cloud):
     """Makes sessions, and ends whatever they have left."""

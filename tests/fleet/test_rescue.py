@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from test_ending import launch
 
-from fleetctl import attach, bring_up_one_spot, ec2, recovery, shapes, teardown_all
+from fleetctl import abandoned, attach, bring_up_one_spot, ec2, recovery, shapes, teardown_all
 from fleetctl.ledger import sessions
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300)]  # several commands each, each a process
@@ -151,7 +151,10 @@ def test_whatever_ends_things_leaves_those_of_others_alone(ends, connect, run, c
 
 def test_all_regions_are_looked_at_when_asked_for(lost, cloud, home):
     profile = recovery.cloud("local", home)
-    assert {one.region for one in recovery.look(profile, all_regions=True) if one.session == lost} == {"us-east-1"}
+    found = [one for one in recovery.look(profile, all_regions=True) if one.session == lost]
+    assert {one.region for one in found} == {"us-east-1"}
+    recovery.adopt(home, profile, found)
+    assert abandoned.down(home)[0].remaining == ()
     seen = []
 
     async def call(service, operation, **parameters):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fleetctl import abandoned
 from fleetctl.guard import Guard
 from fleetctl.ledger import sessions
 
@@ -83,7 +84,7 @@ def test_a_killed_scripts_session_is_torn_down(guarded, home, left, ours, wait_f
     assert "all seen gone" in (home / "sidecars" / f"{session}.log").read_text()
 
 
-def test_a_launch_whose_lifetime_is_the_fuse_is_left_and_the_others_are_not(guarded, ours, wait_for):
+def test_a_launch_whose_lifetime_is_the_fuse_is_left_and_the_others_are_not(guarded, ours, home, wait_for):
     process, session, sidecar = guarded("""
         kept, other = up(1, lifetime="fuse"), up(1)
         show()
@@ -95,6 +96,7 @@ def test_a_launch_whose_lifetime_is_the_fuse_is_left_and_the_others_are_not(guar
     wait_for(lambda: not runs(sidecar), 60)
     assert ours(session) == {kept}
     assert other not in ours(session)
+    assert abandoned.down(home)[0].remaining == ()
 
 
 def test_a_script_that_ends_leaves_what_its_lifetime_says_and_no_sidecar(guarded, ours, home, wait_for):
@@ -104,6 +106,7 @@ def test_a_script_that_ends_leaves_what_its_lifetime_says_and_no_sidecar(guarded
     assert ours(session) == {kept}
     assert not runs(sidecar)
     assert not (home / "sidecars" / f"{session}.log").exists(), "it had nothing to say"
+    assert abandoned.down(home)[0].remaining == ()
 
 
 def test_a_session_that_ends_well_dismisses_its_sidecar(guarded, left, home, wait_for):
