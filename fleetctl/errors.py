@@ -15,6 +15,7 @@ FleetError
 ├─ BudgetExceeded      a launch or an extension could cost more than the session's budget; nothing was sent
 ├─ SetupFailed         an account's set-up could not be planned, completed or removed
 ├─ MachineError        a machine could not be reached over SSH
+│   └─ CommandFailed   a command on it has not succeeded
 └─ LocalCloudError     the local cloud did not start or broke
 
 `kind` says in one word what to mend, whichever of these brings the news: a lack of capacity is "capacity" as the refusal of a call and
@@ -287,6 +288,16 @@ class SetupFailed(FleetError):
 
 class MachineError(FleetError):
     """A machine could not be reached over SSH, or is not the machine that reported."""
+
+
+class CommandFailed(MachineError):
+    """A command on a machine ended with something else than exit code 0; `exit_status` is that, or minus a signal's number."""
+
+    kind = Kind.SCRIPT
+
+    def __init__(self, what: str, *, exit_status: int, **fields: Any) -> None:
+        self.exit_status = exit_status
+        super().__init__(what, exit_status=exit_status, **fields)
 
 
 class LocalCloudError(FleetError):

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
 
+from .command import Command, Done, command
 from .cost import Span
-from .errors import MachineError
+from .errors import MachineError, RequestInvalid
 from .futures import Pending
 from .lifecycle import MachineState, Slot
+from .link import Link, Where
+from .outcomes import AT_ONCE, Outcomes, on_each
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from .ssh import Forward
+
+T = TypeVar("T")
 
 FIELDS = (
     "instance_id",
@@ -47,6 +54,8 @@ class Home(Protocol):
     def secret(self) -> str:
         """The password of the grid's server and the grid's key."""
 
+    handshakes: asyncio.Semaphore
+
     def submit(self, work: Coroutine[Any, Any, Any], what: str) -> Pending[Any]:
         """Run a coroutine on the session's loop."""
 
@@ -59,16 +68,19 @@ class Machine(Mapping[str, Any]):
 
     `ip` is its private IPv4, `host` its public DNS name, `state` a MachineState, `request_id` its spot request (None without one),
     `price` USD an hour: what the spot market takes where that is known, else the cap; `per_hour` has its volumes and public address too.
+    `via` may be set to another machine that SSH is to go through, as into a private subnet.
     `taken_at` is the time at which EC2 takes it back,
     `rebalance` when EC2 recommended to rebalance, which is advice and no more (both ISO, or empty).
     """
 
-    __slots__ = ("_rate", "_slot", "_span", "home")
+    __slots__ = ("_link", "_rate", "_slot", "_span", "home", "via")
 
     def __init__(
         self, slot: Slot, home: Home, rate: Callable[[Slot], float | None], span: Callable[[Slot], Span | None] = lambda slot: None
     ) -> None:
         self._slot, self.home, self._rate, self._span = slot, home, rate, span
+        self._link: Link | None = None
+        self.via: Machine | None = None
 
     def __repr__(self) -> str:
         shown = [self.instance_id or self._slot.key, self.state, self.type, self.ip, self.notice]
@@ -141,6 +153,44 @@ class Machine(Mapping[str, Any]):
         report = self._slot.report
         return getattr(report, name) if report is not None else None
 
+    def run(
+        self, what: str | Sequence[str] | Command, *, check: bool = True, cwd: str = "", env: Mapping[str, str] | None = None,
+        stdin: str | bytes = b"", timeout: float | None = None, combine: bool = False,
+    ) -> Pending[Done]:  # fmt: skip
+        """Run shell text, or the words of a program, as the login user. Await it for what it wrote, and its exit code.
+
+        The options are those of `Command`. Raises CommandFailed unless it ends with exit code 0 (`check=False`: never), MachineError when
+        the machine cannot be reached, or `timeout` is over.
+        """
+        to_do = command(what, cwd=cwd, env=env, stdin=stdin, timeout=timeout, combine=combine)
+
+        async def run() -> Done:
+            done = await self.link().run(to_do)
+            return done.check() if check else done
+
+        return self.home.submit(run(), f"{to_do!r} on {self.instance_id}")
+
+    def put(self, local: str | Path, remote: str = ".") -> Pending[None]:
+        """Copy a file or a tree to the machine: into `remote` if that is a directory there, else under that name. Raises MachineError."""
+        path = Path(local).expanduser().absolute()
+        return self.home.submit(self._over(lambda link: link.put(path, remote)), f"{path.name} to {self.instance_id}")
+
+    @overload
+    def get(self, name: str, default: Any = None, /) -> Any: ...
+
+    @overload
+    def get(self, remote: str, /, *, to: str | Path) -> Pending[None]: ...
+
+    def get(self, name: str, default: Any = None, /, *, to: str | Path | None = None) -> Any:
+        """With `to`, copy a file or a tree from the machine: into `to` if that is a directory here, else under that name.
+
+        Without it, what a mapping's `get` gives: an item, or the default. Raises MachineError.
+        """
+        if to is None:
+            return super().get(name, default)
+        path = Path(to).expanduser().absolute()
+        return self.home.submit(self._over(lambda link: link.get(name, path)), f"{name} from {self.instance_id}")
+
     def forward(self, port: int, *, host: str | None = None) -> Pending[Forward]:
         """Open an SSH tunnel from a Unix socket here to `port` on the machine's private address, or on `host` seen from it.
 
@@ -149,23 +199,26 @@ class Machine(Mapping[str, Any]):
         return self.home.submit(self._forward(port, host), f"forward to port {port} of {self.instance_id}")
 
     async def _forward(self, port: int, host: str | None) -> Forward:
-        from . import ssh  # asyncssh takes a while to import, and not every session needs it
+        made = await self.link().forward(port, host)
+        self.home.keep(made.aclose)
+        return made
 
+    async def _over(self, work: Callable[[Link], Awaitable[T]]) -> T:
+        return await work(self.link())
+
+    def link(self) -> Link:
+        """The SSH connection that all of this goes through. On the session's loop."""
+        if self._link is None:
+            self._link = Link(self._where, self.home.handshakes, lambda: self.via.link() if self.via is not None else None)
+            self.home.keep(self._link.aclose)
+        return self._link
+
+    def _where(self) -> Where:
         report = self._slot.report
         if report is None:
             raise MachineError(f"{self!r} has not reported, so its address and host key are not known", todo="wait for its launch")
-        address = report.public_ip or report.host or report.ip
-        made = await ssh.forward(
-            address,
-            report.ssh_port,
-            user=report.user,
-            host_key=report.ssh_key,
-            key_file=self.home.key_file,
-            to_host=host or report.ip,
-            to_port=port,
-        )
-        self.home.keep(made.aclose)
-        return made
+        host = report.ip if self.via is not None else report.public_ip or report.host or report.ip
+        return Where(host, report.ssh_port, report.user, report.ssh_key, self.home.key_file, report.instance, report.ip)
 
 
 class Machines(Mapping[str, Machine]):
@@ -222,6 +275,60 @@ class Machines(Mapping[str, Machine]):
     def failed(self) -> list[Machine]:
         """The machines that were never ready: a command failed, or they did not come."""
         return [machine for machine in self._all.values() if machine.lost]
+
+    def run(
+        self, what: str | Sequence[str] | Command, *, check: bool = False, cwd: str = "", env: Mapping[str, str] | None = None,
+        stdin: str | bytes = b"", timeout: float | None = None, combine: bool = False, at_once: int = AT_ONCE,
+    ) -> Pending[Outcomes[Done]]:  # fmt: skip
+        """Run a command on all machines that are ready now, at most `at_once` at a time. Failures are values; see `Machine.run`."""
+        to_do = command(what, cwd=cwd, env=env, stdin=stdin, timeout=timeout, combine=combine)
+        return self._each(repr(to_do)[1:-1], lambda machine: machine.link().run(to_do), check, at_once)
+
+    def put(self, local: str | Path, remote: str = ".", *, check: bool = False, at_once: int = AT_ONCE) -> Pending[Outcomes[None]]:
+        """Copy a file or a tree to all machines that are ready now; see `Machine.put`."""
+        path = Path(local).expanduser().absolute()
+        return self._each(f"put {path.name}", lambda machine: machine.link().put(path, remote), check, at_once)
+
+    @overload
+    def get(self, key: str, /) -> Machine | None: ...
+
+    @overload
+    def get(self, key: str, default: Machine | T, /) -> Machine | T: ...
+
+    @overload
+    def get(self, remote: str, /, *, to: str | Path, check: bool = False, at_once: int = AT_ONCE) -> Pending[Outcomes[Path]]: ...
+
+    def get(
+        self, name: str, default: Any = None, /, *, to: str | Path | None = None, check: bool = False, at_once: int = AT_ONCE
+    ) -> Any:  # fmt: skip
+        """With `to`, copy a file or a tree from all machines that are ready now, each into a directory of its instance id there.
+
+        Without it, what a mapping's `get` gives: a machine, or the default.
+        """
+        if to is None:
+            return super().get(name, default)
+        into = Path(to).expanduser().absolute()
+
+        async def fetch(machine: Machine) -> Path:
+            directory = into / str(machine.instance_id)
+            directory.mkdir(parents=True, exist_ok=True)
+            await machine.link().get(name, directory)
+            return directory
+
+        return self._each(f"get {name}", fetch, check, at_once)
+
+    def _each(self, what: str, work: Callable[[Machine], Awaitable[T]], check: bool, at_once: int) -> Pending[Outcomes[T]]:
+        ready = self.up
+        if not ready:
+            raise MachineError(f"no machine of {self!r} is ready, so there is none for: {what}", todo="wait for the launch")
+        if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
+            raise RequestInvalid("at_once is how many machines at a time, at least 1", alias="at_once", found=at_once)
+
+        async def all_of_them() -> Outcomes[T]:
+            outcomes = await on_each(what, {str(one.instance_id): partial(work, one) for one in ready}, at_once)
+            return outcomes.check() if check else outcomes
+
+        return ready[0].home.submit(all_of_them(), f"{what} on {len(ready)} machines")
 
     @property
     def per_hour(self) -> float:

@@ -40,6 +40,7 @@ from .keeper import Keeper
 from .launch import Conductor
 from .ledger import Ledger
 from .lifecycle import SETTLED, Ended, LaunchState
+from .link import HANDSHAKES
 from .notify import Channel
 from .prices import Tariff
 from .profiles import Profile
@@ -68,6 +69,7 @@ class Session:
         self.id = former.ledger.session if former else uuid4().hex[:12]
         self.profile = profile
         self.key_file: Path | None = profile.key_file
+        self.handshakes = asyncio.Semaphore(HANDSHAKES)
         self.launches: list[Conductor] = []
         self.ledger = former.ledger if former else Ledger.create(
             profile.home / LEDGERS, self.id, cloud=profile.name, region=profile.region, endpoint=profile.endpoint_url

@@ -33,6 +33,13 @@ SAYS = {  # what must stand in the output, in this order
         r"called by inverses\(\[1, 0\]\)",
         r"all seen gone",
     ],
+    "hands": [
+        r"Linux on t3\.micro|Darwin on t3\.micro",
+        r"── 3 × ok: i-\w+, i-\w+, i-\w+\n12\n",
+        r"not there",
+        r"3 files here",
+        r"all seen gone",
+    ],
     "script": [*[r"i-\w+ ready 127\.\S+ \$0\.\d{4} an hour"] * 3, r"all seen gone", r"instance +i-\w+ .* terminated"],
     "two_launches": [
         r"up: t3\.micro at .*, m3\.medium at ",

@@ -1,0 +1,147 @@
+"""The one SSH connection to a machine: made when it is first needed, shared by all that goes there, made again when it has broken.
+
+    closed ── somebody needs it ──> opening ── it stands ──> open ── it breaks, or lies idle ──> closed
+                                        └───── it cannot be had: all who wait are told ──────────> closed
+
+A session makes at most HANDSHAKES at a time: a hundred at once would take each other's time, and all ways into a private subnet lead
+through one server, which drops what is too much (sshd_config(5), MaxStartups: from ten on). What is dropped, and what is not listening
+yet, is tried again for SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .command import Command, Done
+from .errors import MachineError
+
+if TYPE_CHECKING:
+    import asyncssh
+
+    from .ssh import Forward
+
+HANDSHAKES = 8
+SECONDS = 20.0  # from the first try to the last
+PAUSES = (0.3, 0.6, 1.2, 2.4, 4.8)  # seconds between tries; the last repeats
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """How a machine is reached. `host_key` is what the machine itself has reported; `inside` its private address."""
+
+    host: str
+    port: int
+    user: str
+    host_key: str
+    key_file: Path | None
+    name: str
+    inside: str
+
+
+class Link:
+    """To one machine. All methods on the session's loop. `where` is asked before each use; `via` gives the machine on the way, if any."""
+
+    def __init__(self, where: Callable[[], Where], gate: asyncio.Semaphore, via: Callable[[], Link | None]) -> None:
+        self._where, self._gate, self._via = where, gate, via
+        self._opening: asyncio.Task[asyncssh.SSHClientConnection] | None = None
+        self._at: Where | None = None  # where that leads
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<link {self.state}>"
+
+    @property
+    def state(self) -> str:
+        """closed, opening or open."""
+        if self._opening is None or self._broken():
+            return "closed"
+        return "open" if self._opening.done() else "opening"
+
+    def _broken(self) -> bool:
+        task = self._opening
+        return task is not None and task.done() and (task.cancelled() or task.exception() is not None or task.result().is_closed())
+
+    async def connection(self) -> asyncssh.SSHClientConnection:
+        """The connection, which stands. Raises MachineError."""
+        where = self._where()
+        if self._closed:
+            raise MachineError(f"no SSH to {where.name}: its session has been torn down", todo="bring up another machine")
+        if self._opening is None or self._broken() or where != self._at:  # it has reported another address, or another key
+            await self._drop()
+            self._at, self._opening = where, asyncio.get_running_loop().create_task(self._open(where))
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())  # those who waited may have gone
+        opening = self._opening
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled() and not _cancelled():
+                raise MachineError(f"no SSH to {where.name}: its session is being torn down", todo="bring up another machine") from None
+            raise
+
+    async def _open(self, where: Where) -> asyncssh.SSHClientConnection:
+        from . import ssh  # asyncssh takes a while to import, and not every session needs it
+
+        through = self._via()
+        via = await through.connection() if through is not None else None
+        began, tries = asyncio.get_running_loop().time(), 0
+        while True:
+            left = SECONDS - (asyncio.get_running_loop().time() - began)
+            try:
+                async with self._gate:
+                    return await ssh.connect(where.host, where.port, user=where.user, host_key=where.host_key,
+                                             key_file=where.key_file, via=via, seconds=max(1.0, left))  # fmt: skip
+            except MachineError as error:
+                pause = PAUSES[min(tries, len(PAUSES) - 1)]
+                if not error.fields.get("again") or left < pause:
+                    raise
+                tries += 1
+                await asyncio.sleep(pause)
+
+    async def run(self, what: Command) -> Done:
+        """Run a command. Raises MachineError, never for its exit code."""
+        from . import ssh
+
+        return await ssh.run(await self.connection(), what, self._where().name)
+
+    async def put(self, local: Path, remote: str) -> None:
+        """Copy a file or a tree there. Raises MachineError."""
+        from . import ssh
+
+        await ssh.put(await self.connection(), local, remote, self._where().name)
+
+    async def get(self, remote: str, local: Path) -> None:
+        """Copy a file or a tree from there. Raises MachineError."""
+        from . import ssh
+
+        await ssh.get(await self.connection(), remote, local, self._where().name)
+
+    async def forward(self, port: int, host: str | None) -> Forward:
+        """A Unix socket here that leads to that port of the machine's private address, or of `host` as it sees it. Raises MachineError."""
+        from . import ssh
+
+        where = self._where()
+        to = host or where.inside
+        return await ssh.forward(await self.connection(), to, port, f"{to}:{port} through {where.user}@{where.host}:{where.port}")
+
+    async def aclose(self) -> None:
+        """End the connection; it is not made again. Harmless when repeated."""
+        self._closed = True
+        await self._drop()
+
+    async def _drop(self) -> None:
+        task, self._opening = self._opening, None
+        if task is None:
+            return
+        task.cancel()
+        (made,) = await asyncio.gather(task, return_exceptions=True)
+        if not isinstance(made, BaseException):
+            made.abort()  # politeness would wait for machines that are gone
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
