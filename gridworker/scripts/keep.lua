@@ -49,13 +49,15 @@ local function needed(name)
   return true
 end
 
+local last
 for _ = 1, most == 0 and CHUNK or 8 + 2 * entered do        -- a bounded part of what is due, more than is added: so it comes to an end
   local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
   if #oldest == 0 then bytes = 0 break end
   if bytes <= most and tonumber(oldest[2]) > eldest then break end
   local name = oldest[1]
   if needed(name) then
-    redis.call('ZADD', KEYS[1], now, name)
+    last = 0.001 + (last or math.max(now, tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2])))
+    redis.call('ZADD', KEYS[1], last, name)     -- behind all others, those of this millisecond too
   else
     bytes = bytes - redis.call('STRLEN', prefix .. 'b:' .. name)
     redis.call('UNLINK', prefix .. 'b:' .. name, prefix .. 'need:' .. name)
