@@ -48,7 +48,7 @@ class Link:
     def __init__(self, where: Callable[[], Where], gate: asyncio.Semaphore, via: Callable[[], Link | None]) -> None:
         self._where, self._gate, self._via = where, gate, via
         self._opening: asyncio.Task[asyncssh.SSHClientConnection] | None = None
-        self._at: Where | None = None  # where that leads
+        self._at: tuple[Where, Link | None] | None = None  # where that leads, and through whom
         self._closed = False
 
     def __repr__(self) -> str:
@@ -67,25 +67,24 @@ class Link:
 
     async def connection(self) -> asyncssh.SSHClientConnection:
         """The connection, which stands. Raises MachineError."""
-        where = self._where()
-        if self._closed:
-            raise MachineError(f"no SSH to {where.name}: its session has been torn down", todo="bring up another machine")
-        if self._opening is None or self._broken() or where != self._at:  # it has reported another address, or another key
-            await self._drop()
-            self._at, self._opening = where, asyncio.get_running_loop().create_task(self._open(where))
-            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())  # those who waited may have gone
-        opening = self._opening
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            if opening.cancelled() and not _cancelled():
-                raise MachineError(f"no SSH to {where.name}: its session is being torn down", todo="bring up another machine") from None
-            raise
+        while True:
+            where, via = at = self._where(), self._via()
+            if self._closed:
+                raise MachineError(f"no SSH to {where.name}: its session has been torn down", todo="bring up another machine")
+            if self._opening is None or self._broken() or at != self._at:  # another address, another key, another way
+                self._let_go()
+                self._at, self._opening = at, asyncio.get_running_loop().create_task(self._open(where, via))
+                self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())  # those who waited may have gone
+            opening = self._opening
+            try:
+                return await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                if not opening.cancelled() or _cancelled():
+                    raise  # else it was let go, for another or for good
 
-    async def _open(self, where: Where) -> asyncssh.SSHClientConnection:
+    async def _open(self, where: Where, through: Link | None) -> asyncssh.SSHClientConnection:
         from . import ssh  # asyncssh takes a while to import, and not every session needs it
 
-        through = self._via()
         via = await through.connection() if through is not None else None
         began, tries = asyncio.get_running_loop().time(), 0
         while True:
@@ -130,16 +129,15 @@ class Link:
     async def aclose(self) -> None:
         """End the connection; it is not made again. Harmless when repeated."""
         self._closed = True
-        await self._drop()
+        if (task := self._let_go()) is not None:
+            await asyncio.gather(task, return_exceptions=True)
 
-    async def _drop(self) -> None:
+    def _let_go(self) -> asyncio.Task[asyncssh.SSHClientConnection] | None:
+        """At one stroke, so that of several who find it broken one makes the next. Returns what is on its way to its end."""
         task, self._opening = self._opening, None
-        if task is None:
-            return
-        task.cancel()
-        (made,) = await asyncio.gather(task, return_exceptions=True)
-        if not isinstance(made, BaseException):
-            made.abort()  # politeness would wait for machines that are gone
+        if task is not None and not task.cancel() and not task.cancelled() and task.exception() is None:
+            task.result().abort()  # politeness would wait for machines that are gone
+        return task
 
 
 def _cancelled() -> bool:

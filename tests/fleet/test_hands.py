@@ -90,16 +90,18 @@ async def test_everything_to_a_machine_goes_over_one_connection_which_is_made_ag
 
     await session.submit(break_it(), "a broken wire")
     assert repr(machine.link()) == "<link closed>"
-    assert (await machine.run("echo again")).stdout == "again\n"
-    assert len(made) == 2
+    again = await asyncio.gather(*(machine.run("echo again") for _ in range(5)))
+    assert {one.stdout for one in again} == {"again\n"}
+    assert len(made) == 2, "whoever finds it broken shares the next"
 
 
 async def test_a_machine_is_reached_through_another_one(session, request_):
     machines = await bring_up_spots(request_, 2, "sleep 1000", session=session)
     door, inner = machines.succeeded
+    assert (await inner.run("true")).ok
     inner.via = door
-    assert (await inner.run("echo $SSH_CONNECTION")).ok
-    assert repr(door.link()) == "<link open>", "the way leads through it"
+    assert (await inner.run("true")).ok
+    assert repr(door.link()) == "<link open>", "the way leads through it, also where another had been taken before"
     assert (await inner.run("hostname")).stdout != (await door.run("hostname")).stdout
 
 
