@@ -1,5 +1,6 @@
-# What a machine does from its first second to its last. `render` puts the values above this text (launch session topic region fuse
-# ends object look secret bulk sum check commands) and drops indentation and comments, so a comment stands on lines of its own, and no string here spans lines.
+# What a machine does from its first second to its last. `render` puts the values above this text (launch session topic region fuse ends
+# object look secret bulk sum check commands) and drops indentation and comments, so a comment stands on lines of its own, and no string
+# here spans lines.
 #
 # One process decides and reports. Its children only tell it what happened, a line each, on the pipe that is descriptor 9:
 #   start      what had to be fetched lies in its file: the commands may begin
@@ -70,7 +71,8 @@ http() {
     [[ $answer == 200 ]]
 }
 
-# ask PATH: `reply` gets what the metadata say; returns 1 where they have no such thing, 2 where they don't answer. A stale token is replaced.
+# ask PATH: `reply` gets what the metadata say; returns 1 where they have no such thing, 2 where they don't answer. A stale token is
+# replaced.
 ask() {
     for _ in 1 2; do
         [[ $token ]] || { http PUT api/token 'token-ttl-seconds: 21600' && token=$reply; } || return 2

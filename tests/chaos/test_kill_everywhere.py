@@ -11,7 +11,7 @@ from fleetctl import abandoned, profiles, recovery
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600)]
 
-MOMENTS = {"end": (20, "after {}", 55), "adopt": ("after {}",)}  # of about eighty
+MOMENTS = (20, "after {}", 55)  # of about eighty
 
 
 @pytest.fixture
@@ -22,11 +22,11 @@ def butcher(home, cloud):
 @pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("shape", killable.REQUESTS)
 def test_what_a_killed_process_left_is_ended_by_the_next_and_nothing_is_launched_twice(butcher, shape, after):
-    done = butcher.kill(shape, [one.format(shape) if isinstance(one, str) else one for one in MOMENTS[after]], after=after)
+    done = butcher.kill(shape, [one.format(shape) if isinstance(one, str) else one for one in MOMENTS], after=after)
     assert done.left == []
     assert done.doubles == []
     assert done.wrong == []
-    assert len(done.killed) == len(MOMENTS[after])
+    assert len(done.killed) == len(MOMENTS)
 
 
 def test_without_the_intent_in_the_ledger_a_death_leaves_machines_which_only_their_tags_betray(butcher, home):

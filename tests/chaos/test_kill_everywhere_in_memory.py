@@ -24,6 +24,6 @@ def test_a_controller_that_dies_at_any_moment_leaves_nothing_that_another_does_n
 def test_without_the_intent_in_the_ledger_such_deaths_would_leave_machines(shape):
     with mock.patch.object(session, "Journal", Forgetful):
         _, points = live(shape)
-        lives = [live(shape, kill)[0] for kill in range(0, points, 3)]
+        lives = [live(shape, kill)[0] for kill in range(points)]
     leaks = [one for one in lives if one.leaks]
     assert any("i-" in what for one in leaks for what in one.wrong), "the oracle sees no machine although nothing has written it down"
