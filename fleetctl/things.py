@@ -15,7 +15,7 @@ from typing import Any
 
 from . import ec2
 from .bucket import empty
-from .errors import AwsError, LedgerError, NotFound
+from .errors import AwsError, BadRequest, LedgerError, NotFound
 from .estate import Estate, label
 from .kinds import KINDS, MADE_BY, Kind, Thing
 from .ledger import Entry
@@ -103,12 +103,32 @@ async def _name(call: ec2.Call, region: str, entry: Entry) -> Thing | Line:
     if not kind.repeat:
         return Line(kind.name, label(entry), region, "looked for", "its making was not answered", todo=f"look for it by {kind.look}")
     try:
-        answer = await ec2.persist(call, entry.service, entry.operation, **entry.request)
+        try:
+            answer = await ec2.persist(call, entry.service, entry.operation, **entry.request)
+        except BadRequest:
+            if entry.operation != "subscribe":
+                raise
+            found = await _subscribed(call, entry)  # its queue is gone already: it cannot be asked for again, but may be there
+            if not found:
+                return Line(kind.name, label(entry), region, "looked for", "not on its topic", time.time())
+            return replace(await end_thing(call, region, Thing(kind.name, found)), id=label(entry))  # the name that the ledger has for it
     except AwsError as error:
         return Line(kind.name, label(entry), region, "asked for", error.code, time.time() if isinstance(error, NotFound) else None)
     except LedgerError as error:  # the disk: it must not keep what is known from being ended
         return Line(kind.name, label(entry), region, "not asked for", "the ledger refuses", todo=error.todo)
     return Thing(kind.name, kind.made(entry.request, answer))
+
+
+async def _subscribed(call: ec2.Call, entry: Entry) -> str:
+    """What a Subscribe has made, by its topic's listing (100 a page: SNS API reference, ListSubscriptionsByTopic); "" for nothing."""
+    page: dict[str, Any] = {"NextToken": ""}
+    while (token := page.get("NextToken")) is not None:
+        more = {"NextToken": token} if token else {}
+        page = await ec2.persist(call, "sns", "list_subscriptions_by_topic", TopicArn=entry.request["TopicArn"], **more)
+        for row in page.get("Subscriptions", ()):
+            if row["Endpoint"] == entry.request["Endpoint"]:
+                return str(row["SubscriptionArn"])
+    return ""
 
 
 async def end_volumes(call: ec2.Call, region: str, ids: Collection[str], *, over: Collection[str], living: Collection[str]) -> list[Line]:

@@ -32,7 +32,7 @@ CALLS: Mapping[str, tuple[str, ...]] = {
     ),
     "sns": (
         "create_topic", "delete_topic", "get_subscription_attributes", "get_topic_attributes", "list_subscriptions",
-        "list_tags_for_resource", "list_topics", "publish", "subscribe", "unsubscribe",
+        "list_subscriptions_by_topic", "list_tags_for_resource", "list_topics", "publish", "subscribe", "unsubscribe",
     ),
     "sqs": (
         "create_queue", "delete_message_batch", "delete_queue", "get_queue_attributes", "list_queue_tags", "list_queues",

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from fake_ec2 import FakeEc2, refusal
 
-from fleetctl.errors import AwsError, NotFound
+from fleetctl.errors import AwsError, BadRequest, NotFound
 from fleetctl.messages import Phase, Report
 from fleetctl.profiles import Profile
 
@@ -122,10 +122,19 @@ class FakeAws(FakeEc2):
         return {"QueueUrl": url}
 
     def _subscribe(self, p):
-        arn = f"{p['TopicArn']}:1"
-        [url] = [url for url in self.queues if url.endswith(p["Endpoint"].rpartition(":")[2])]
-        self.subscriptions[arn] = self._there(self.topics, p["TopicArn"]) or url
+        self._there(self.topics, p["TopicArn"])
+        arn, name = f"{p['TopicArn']}:1", p["Endpoint"].rpartition(":")[2]
+        url = next((url for url in self.queues if url.endswith(f"/{name}")), None)
+        if url is None:  # SNS does not say in its reference what it does then: the harder of both cases
+            raise refusal(BadRequest, "sns", "subscribe", "InvalidParameter")
+        self.subscriptions[arn] = url
         return {"SubscriptionArn": arn}
+
+    def _list_subscriptions_by_topic(self, p):
+        self._there(self.topics, p["TopicArn"])
+        there = {arn: url for arn, url in self.subscriptions.items() if arn.startswith(p["TopicArn"])}
+        return {"Subscriptions": [{"SubscriptionArn": arn, "Endpoint": f"arn:aws:sqs:us-east-1:123456789012:{url.rpartition('/')[2]}"}
+                                  for arn, url in there.items()]}
 
     def _publish(self, p):
         for url in self.subscriptions.values():
@@ -150,7 +159,10 @@ class FakeAws(FakeEc2):
         return {"Successful": p["Entries"]}
 
     def _delete_topic(self, p):
+        """With all its subscriptions (SNS API reference, DeleteTopic)."""
         self.topics.discard(p["TopicArn"])
+        for arn in [arn for arn in self.subscriptions if arn.startswith(p["TopicArn"])]:
+            del self.subscriptions[arn]
 
     def _get_topic_attributes(self, p):
         self._there(self.topics, p["TopicArn"])

@@ -250,6 +250,29 @@ def test_a_thing_whose_making_was_not_answered_is_named_by_the_same_call_and_end
     assert down(session).found == ()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_subscription_that_was_not_answered_is_found_on_its_topic_where_its_queue_is_gone(fake_session, impatient, there):
+    cloud = FakeAws()
+    session = fake_session(cloud)
+
+    async def lost(service, name, parameters):
+        if name == "subscribe":
+            raise refusal(Network, service, name, "ReadTimeoutError")
+
+    cloud.after = lost
+    with pytest.raises(Network):
+        up(session)
+    cloud.after = cloud.before
+    cloud.queues.clear()
+    if not there:
+        cloud.subscriptions.clear()
+    receipt = down(session)
+    assert receipt.remaining == ()
+    assert cloud.subscriptions == {}
+    assert [line.done for line in receipt.found if line.thing == "subscription"] == ["deleted" if there else "looked for"]
+    assert down(session).found == ()
+
+
 async def test_more_instances_than_a_filter_takes_are_looked_at_in_one_call_and_one_unknown_id_spoils_nothing():
     known = [f"i-{n:08x}" for n in range(450)]
     calls = []
