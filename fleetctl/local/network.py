@@ -1,5 +1,7 @@
 """What EC2 refuses to delete while something still uses it. moto deletes groups, subnets and networks from under their machines.
 
+Also what of a network moto lists wrongly.
+
 EC2 API Reference: DeleteVpc ("detach or delete all gateways and resources"), DeleteSubnet, DeleteSecurityGroup, DetachInternetGateway.
 """
 
@@ -10,6 +12,7 @@ from typing import Any
 
 from moto.ec2.exceptions import DependencyViolationError, EC2ClientError
 from moto.ec2.models import EC2Backend
+from moto.ec2.utils import is_tag_filter, tag_filter_matches
 
 
 class NetworkEC2(EC2Backend):
@@ -42,6 +45,12 @@ class NetworkEC2(EC2Backend):
             raise DependencyViolationError(f"Network {vpc_id} has some mapped public address(es). "
                                            "Please unmap those public address(es) before detaching the gateway.")
         super().detach_internet_gateway(internet_gateway_id, vpc_id)
+
+    def describe_nat_gateways(self, filters: Any, nat_gateway_ids: list[str] | None) -> Any:
+        """By their tags, too: moto takes no notice of such a filter, and shows everybody's."""
+        tags = {name: values for name, values in (filters or {}).items() if is_tag_filter(name)}
+        found = super().describe_nat_gateways(filters, nat_gateway_ids)
+        return [one for one in found if all(tag_filter_matches(one, name, values) for name, values in tags.items())]
 
     def delete_nat_gateway(self, nat_gateway_id: str) -> Any:
         """With its interface, which lets go of its address (moto: both stay, and an id that it does not know breaks it)."""

@@ -94,3 +94,26 @@ def test_a_bucket_made_again_has_nothing_of_the_old_one(world: Any) -> None:
     s3.create_bucket(Bucket="fleetctl-again")
     assert refused(s3.get_bucket_tagging, Bucket="fleetctl-again") == "NoSuchTagSet"
     s3.delete_bucket(Bucket="fleetctl-again")
+
+
+def test_nat_gateways_are_listed_by_their_tags(world: Any) -> None:
+    ec2 = world.ec2
+    vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/20")["Subnet"]["SubnetId"]
+
+    def gateway(setup: str) -> str:
+        tags = [{"ResourceType": "natgateway", "Tags": [{"Key": "setup", "Value": setup}]}]
+        made = ec2.create_nat_gateway(SubnetId=subnet, ConnectivityType="private", TagSpecifications=tags)
+        return str(made["NatGateway"]["NatGatewayId"])
+
+    def listed(name: str, *values: str) -> set[str]:
+        return {row["NatGatewayId"] for row in ec2.describe_nat_gateways(Filter=[{"Name": name, "Values": list(values)}])["NatGateways"]}
+
+    ours, theirs = gateway("ours"), gateway("theirs")
+    assert listed("tag:setup", "ours") == {ours}
+    assert listed("tag:setup", "ours", "theirs") == {ours, theirs}
+    assert listed("tag:setup", "nobody's") == listed("tag-key", "fleet") == set()
+    for one in (ours, theirs):
+        ec2.delete_nat_gateway(NatGatewayId=one)
+    ec2.delete_subnet(SubnetId=subnet)
+    ec2.delete_vpc(VpcId=vpc)
