@@ -5,7 +5,7 @@
     python -m gridworker --worker 4 --pool pool --host H --port P --log debug:H:P
     python -m gridworker --jobs 50 --reclevel 3 --pool pool --host H --port P
     python -m gridworker --cleanup --host H --port P
-    gridworker top|status|logs|graph --host H --port P                     see terminal.py: for people who look at it
+    gridworker top|status|logs|graph|drain --host H --port P               see terminal.py: for people who look after it
 
 Password and key stand in the file that $GRIDWORKER_SECRET_FILE names, never on the command line.
 """
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 OPTIONS = [
     Option("worker", str, "", "run workers: how many, or their names by commas", "N|names"),
+    Option("stem", str, "", "with --worker N: what the workers' names begin with, unlike those of any other host", "NAME"),
     Option("distributor", list, [], "run the distributors of these pools"),
     Option("link", list, [], "link pools of these distributors to others: help goes down, what is too much goes up", "POOL=PARENT"),
     Option("helper", float, 1000.0, "a distributor's period of reaping and hoisting, in ms", "MS"),
@@ -59,7 +60,7 @@ def main(options: dict[str, Any]) -> dict[str, Any]:
     logs.become(f"pid{os.getpid()}", keys)
     nodes = bool(options["worker"] or options["distributor"])
     if nodes + bool(options["jobs"]) + options["cleanup"] != 1:
-        raise UsageError("one of --worker/--distributor, --jobs, --cleanup; or a command: top, status, logs, graph")
+        raise UsageError("one of --worker/--distributor, --jobs, --cleanup; or a command: top, status, logs, graph, drain")
     if nodes:
         return _nodes(options, address, password, keys, Seal(key_from(key)))
     from .jobs import clean_up, run_jobs
@@ -98,15 +99,15 @@ def _nodes(options: dict[str, Any], address: Address, password: str | None, keys
         serve(node, role, connection, ready, seal=seal, helper=options["helper"] / 1000, parent=parents.get(role.pool, ""))
 
     roles = [Role("distributor", pool, f"{pool}.distributor") for pool in options["distributor"]]
-    roles += [Role("worker", options["pool"], name) for name in worker_names(options["worker"])]
+    roles += [Role("worker", options["pool"], name) for name in worker_names(options["worker"], options["stem"])]
     return Supervisor(address, password, keys, roles, run_node, ready_file=options["ready_file"] or None, grace=options["grace"]).run()
 
 
-def worker_names(text: str) -> list[str]:
+def worker_names(text: str, stem: str = "") -> list[str]:
     """Names for `N|names`: N names that no other host has, or those given. UsageError for none, or one twice.
 
-    >>> worker_names("left,right")
-    ['left', 'right']
+    >>> worker_names("left,right"), worker_names("2", "i-0a1b")
+    (['left', 'right'], ['i-0a1b.1', 'i-0a1b.2'])
     """
     if not text.isdigit():
         names = [checked("node", name.strip()) for name in text.split(",") if name.strip()]
@@ -115,7 +116,7 @@ def worker_names(text: str) -> list[str]:
         return names
     if int(text) == 0:
         raise UsageError("--worker: at least one")
-    stem = f"w{os.urandom(3).hex()}"
+    stem = stem or f"w{os.urandom(3).hex()}"
     return [f"{stem}.{number}" for number in range(1, int(text) + 1)]
 
 
@@ -131,7 +132,7 @@ def console() -> int:
 
         return terminal.main(sys.argv[1:])
     return run(main, OPTIONS, prog="gridworker", log_handler=_log_handler, description="Nodes of a grid, and a load to try it with. "
-               "To look at one there are the commands top, status, logs and graph: gridworker top --help.")
+               "For those who look after one there are the commands top, status, logs, graph and drain: gridworker top --help.")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@
     <ns>:own:<node>       hash    call -> item: what this incarnation has been handed and has not finished (its leases)
     <ns>:mine:<node>      list    its own queue, newest left
     <ns>:in:<who>         list    inbox of a node or a client
-    <ns>:kill:<who>       set     <incarnation>,<call>: nodes of this supervisor to be killed unless that call ends
+    <ns>:kill:<who>       set     <incarnation>,<call>: nodes of this supervisor to be killed unless that call ends; `leave`: to leave, all
     <ns>:kept             list    <ms since 1970, 13 digits><call>: results that were acknowledged, oldest left; they are kept for a time
 
 A node's incarnation is `pool/name~start`: the pool is part of it, so that whoever rings a node's bell knows where it volunteers.
@@ -37,6 +37,7 @@ import os
 from .errors import InvalidName
 
 WIRE = 1        # the format of keys, states, items, messages and seals: raise it with any change that a process of before would misread
+LEAVE = b"leave"
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
@@ -135,7 +136,7 @@ class Keys:
         return f"{self.prefix}mine:{node}"
 
     def kill(self, supervisor: str) -> str:
-        """Calls that were cancelled with `kill`, of one supervisor's nodes."""
+        """What a supervisor is told at its next beat: calls that were cancelled with `kill`, of its nodes, and to leave."""
         return f"{self.prefix}kill:{supervisor}"
 
     def inbox(self, who: str) -> str:

@@ -1,19 +1,21 @@
-"""What a client can ask of the server besides calls: status, logs, and any other command that only reads."""
+"""What a client can ask of the server besides calls: status, logs, any other command that only reads; and that nodes leave."""
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, overload
 
 from .answers import Answer
 from .errors import GridClosed, GridError, GridUnreachable
 from .follow import Following
 from .graph import Graph, read_graph
-from .keys import Keys
+from .keys import LEAVE, Keys
+from .limits import UNHEARD_MS
 from .logs import Entries, decode_entries, level_number
 from .reading import Reading
 from .status import Status, read_status
@@ -22,6 +24,7 @@ from .vacancy import Vacancies, staffed
 from .waits import Wait, Waits
 
 log = logging.getLogger("gridworker.client")
+LEAVING_SECONDS = 0.1       # between two looks for nodes that are leaving
 LOOK_SECONDS = 1.0          # what a message about a time limit may take longer, to say why
 
 
@@ -72,6 +75,32 @@ class Looking:
         `call`: the answer of a request made with `trace=True`, or the id of any call below it; `most`: calls that are looked up.
         """
         return read_graph(self._command, self.keys, call if isinstance(call, str) else call.calls[0], most)
+
+    def drain(self, nodes: Iterable[str], *, timeout: float = 60.0) -> list[str]:
+        """Has the hosts of these nodes, named as in `status().nodes`, leave the grid; blocks until they have.
+
+        All nodes of such a host take no more calls, finish what runs or give it back within their grace (`--grace`), and end with their
+        supervisor. Returns the names of those that are still there after `timeout` seconds, which is no error: they go on leaving.
+        LookupError for a node that is not there; nothing has been said to anybody then.
+        """
+        there, wanted = self._nodes(), list(nodes)
+        if strangers := [name for name in wanted if name not in there]:
+            raise LookupError(f"no node {', '.join(strangers)} on this grid; it has {', '.join(sorted(there)) or 'none'}")
+        supervisors = {there[name]["supervisor"] for name in wanted}
+        for supervisor in supervisors:
+            key = self.keys.kill(supervisor)
+            self._command("SADD", key, LEAVE)
+            self._command("PEXPIRE", key, UNHEARD_MS)
+        deadline = time.monotonic() + timeout
+        while True:
+            left = sorted(name for name, one in self._nodes().items() if one["supervisor"] in supervisors)
+            if not left or time.monotonic() >= deadline:
+                return left
+            time.sleep(LEAVING_SECONDS)
+
+    def _nodes(self) -> dict[str, dict[str, Any]]:
+        """What the nodes have said of themselves, by their names."""
+        return {one["name"]: one for one in map(json.loads, self._command("HVALS", self.keys.nodes))}
 
     # pools without workers
 

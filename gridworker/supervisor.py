@@ -6,7 +6,8 @@ however it dies, the kernel closes its end of each node's pipe, and that kills t
 
 When the server has been gone for long (limits.ALONE_MS) it ends its nodes and itself: nobody would ever ask anything of them again.
 
-    SIGTERM, SIGINT   the nodes drain (finish what runs, give back what does not) and leave within the grace; a second signal kills them
+    SIGTERM, SIGINT   the nodes drain (finish what runs, give back what does not) and leave within the grace; a second signal kills them;
+                      a client's `drain` does what the first one does
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import time
 
 from .errors import GridDenied, GridError, GridUnreachable
-from .keys import checked
+from .keys import LEAVE, checked
 from .limits import ALONE_MS, TRIES
 from .node import NOBODY, SEVERAL, Node, lost, reap
 from .store import Connection, Script
@@ -171,6 +172,11 @@ class Supervisor:
             self._alone_since = None
             return log.warning("supervisor %s could not beat: %s", self.name, error)
         self._alone_since = None
+        if LEAVE in still:                  # as if by SIGTERM, but never impatient: it is said at each beat
+            still.remove(LEAVE)
+            if not self._stops:
+                log.info("supervisor %s is told to leave", self.name)
+                self._stops = 1
         if still or self._doomed:
             self._kill_deaf(set(still))
         return None

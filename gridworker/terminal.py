@@ -1,9 +1,10 @@
-"""What one types to look at a grid; text for people, or `--json` for programs.
+"""What one types to look at a grid, and to have hosts leave it; text for people, or `--json` for programs.
 
     gridworker top                            pools and nodes at work, live
     gridworker status                         the same once
     gridworker logs warning --follow          what the nodes log
     gridworker graph CALL --svg calls.svg     the calls that a traced call made
+    gridworker drain NODE …                   have the hosts of these nodes leave, losing nothing
 
 All take `--host --port --unix --url --namespace`; the password stands in the file that $GRIDWORKER_SECRET_FILE names.
 """
@@ -24,7 +25,7 @@ from .graph import Graph
 from .logs import Entry, level_number
 from .store import read_secret
 
-COMMANDS = ("top", "status", "logs", "graph")
+COMMANDS = ("top", "status", "logs", "graph", "drain")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     for name, kind, default, text, metavar in where.OPTIONS:
         common.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=f"{text} ({default})" if default else text)
-    parser = argparse.ArgumentParser(prog="gridworker", description="Look at a grid.")
+    parser = argparse.ArgumentParser(prog="gridworker", description="Look at a grid, or have hosts leave it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     top = commands.add_parser("top", parents=[common], help="pools and nodes at work, live, until Ctrl-C")
     top.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between two pictures (1)")
@@ -71,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     graph.add_argument("--svg", type=Path, metavar="FILE", help="draw it into that file")
     graph.add_argument("--dot", action="store_true", help="in Graphviz's language")
     graph.set_defaults(run=_graph)
+    drain = commands.add_parser("drain", parents=[common], help="have the hosts of nodes finish what runs, and leave")
+    drain.add_argument("nodes", nargs="+", metavar="NODE", help="a node's name, as status shows it; all of its host leave with it")
+    drain.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds to wait for their end (60)")
+    drain.set_defaults(run=_drain)
     for command in (status, logs, graph):
         command.add_argument("--json", action="store_true", help="for programs: one JSON object, of logs one a line")
     return parser
@@ -126,6 +131,11 @@ def _graph(grid: Grid, options: argparse.Namespace) -> None:
     else:
         print(repr(graph)[1:-1])
         print(*tree_lines(graph), sep="\n")
+
+
+def _drain(grid: Grid, options: argparse.Namespace) -> None:
+    if left := grid.drain(options.nodes, timeout=options.timeout):
+        raise GridError(f"still there after {options.timeout:g} s, finishing what they run: {', '.join(left)}")
 
 
 def tree_lines(graph: Graph) -> list[str]:

@@ -84,6 +84,37 @@ def test_a_supervisor_that_leaves_gives_back_what_its_workers_have_not_done(lab:
     assert answer.result(30) == [0, 1, 2]
 
 
+def terminal(lab: Lab, verb: str, *options: str) -> list[str]:
+    python, *rest = lab.command()
+    return [python, *rest[:2], verb, *rest[2:], *options]
+
+
+def test_a_host_that_a_client_drains_finishes_what_runs_and_loses_nothing(lab: Lab) -> None:
+    going = lab.workers("ann,bob")
+    grid, path = lab.client(), lab.directory / "slow"
+    answer = grid.requests("pool", [(calls.parent_of_wait, str(path), i) for i in range(6)])
+    until(lambda: len(lines(path)) >= 2, "both workers to be in a call")
+    lab.workers("cat")
+    left = grid.drain(["ann"], timeout=0.0)
+    assert left == ["ann", "bob"], "they are still in their calls"
+    path.with_name("slow.go").touch()
+    assert going.wait(20) == 0
+    assert answer.result(30) == list(range(6))
+    assert list(pids(grid)) == ["cat"]
+    assert grid.request("pool", calls.inc, 1).result(20) == 2
+
+
+def test_draining_a_node_that_is_not_there_says_so_and_is_said_to_nobody(lab: Lab) -> None:
+    process = lab.workers("ann")
+    grid = lab.client()
+    with pytest.raises(LookupError, match=r"no node bob on this grid; it has ann"):
+        grid.drain(["ann", "bob"])
+    command = terminal(lab, "drain", "ann", "--timeout", "20")
+    run = subprocess.run(command, env=lab.environment(), capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert process.wait(5) == 0
+
+
 def test_an_idle_worker_leaves_at_once_and_its_supervisor_with_it(lab: Lab) -> None:
     process = lab.workers(2)
     grid = lab.client()
