@@ -41,6 +41,7 @@ def add_commands(commands: Any) -> None:
         one.add_argument("--key-file", type=Path, metavar="FILE", help="the private half of your key pair (one is made)")
         one.add_argument("--alarms", type=_sums, metavar="USD,…", help="when to be told of a month's bill (1,5,20,100); none for no alarms")
         one.add_argument("--mail", default="", metavar="ADDRESS", help="who is told by the alarms and the budget (nobody)")
+        one.add_argument("--reaper", action=argparse.BooleanOptionalAction, help="have AWS end what outlives its expires tag (no)")
         one.add_argument("--fix", action="store_true", help="change what is otherwise than wanted")
     for one in (applying, destroying):
         one.add_argument("--yes", action="store_true", help="ask nothing")
@@ -58,7 +59,7 @@ def _options(options: argparse.Namespace) -> Options:
     """What was said of the set-up; what was not is as the account remembers."""
     from . import account
 
-    return account.Options(options.zones, options.private or "", options.ssh, options.alarms, options.mail)
+    return account.Options(options.zones, options.private or "", options.ssh, options.alarms, options.mail, options.reaper)
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -208,7 +208,10 @@ def test_what_is_not_wanted_any_more_costs_until_it_is_removed():
 
 
 def test_options_survive_their_way_through_a_tag():
-    for options in (Options(ZONES, "nat", ("10.0.0.0/8", "203.0.113.7/32"), ALARMS), Options(ZONES, "none", (), (), "some.one+aws@x.org")):
+    for options in (
+        Options(ZONES, "nat", ("10.0.0.0/8", "203.0.113.7/32"), ALARMS, reaper=False),
+        Options(ZONES, "none", (), (), "some.one+aws@x.org", reaper=True),
+    ):
         assert Options.decode(options.encode()) == options
         assert re.fullmatch(r"[\w +=.:/@-]*", options.encode()), "what the value of a tag may have"
     for bad in ("", "private=maybe ssh= zones= alarms= mail=", "nonsense", "private=nat", "private=nat ssh= zones= alarms=many mail="):
@@ -220,7 +223,9 @@ def test_what_is_not_said_is_as_the_account_remembers():
     assert Options().over(remembered) == remembered
     assert Options(private="nat").over(remembered).private == "nat"
     assert Options(alarms=()).over(replace(remembered, alarms=(5,), mail="me@example.org")).alarms == ()
-    assert Options(ssh=("203.0.113.7",)).checked(ZONES) == Options(ZONES, "endpoints", ("203.0.113.7/32",), ALARMS)
+    assert Options(ssh=("203.0.113.7",)).checked(ZONES) == Options(ZONES, "endpoints", ("203.0.113.7/32",), ALARMS, "", reaper=False)
+    reaping = replace(remembered, reaper=True)
+    assert (Options().over(reaping).reaper, Options(reaper=False).over(reaping).reaper) == (True, False)
 
 
 @pytest.mark.parametrize(

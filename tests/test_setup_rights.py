@@ -12,7 +12,7 @@ import fleetctl
 from fleetctl.account import access, rights
 
 SOURCES = Path(fleetctl.__file__).parent
-SERVICES = ("ec2", "sns", "sqs", "ssm", "s3", "sts", "iam", "service-quotas", "cloudwatch", "budgets")
+SERVICES = ("ec2", "sns", "sqs", "ssm", "s3", "sts", "iam", "service-quotas", "cloudwatch", "budgets", "cloudformation")
 WHERE = ("us-east-1", "123456789012", "the-bucket")
 
 

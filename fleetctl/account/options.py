@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .. import reaper_template
 from ..errors import RequestInvalid
 from . import rights
 from .planning import Wanted
@@ -37,7 +38,7 @@ class Options:
 
     `alarms` are sums of a month's bill in USD; the highest is the budget too, and `mail` is told of both. `alarms=()` are none.
     What is left out is as the account remembers it; in a new one: all zones, endpoints, the address of this computer, the `ALARMS`, and
-    nobody is told.
+    nobody is told. `reaper`: AWS itself ends, every quarter of an hour, what has outlived its expires tag; not unless asked for.
     """
 
     zones: tuple[str, ...] = ()
@@ -45,17 +46,21 @@ class Options:
     ssh: tuple[str, ...] = ()
     alarms: tuple[int, ...] | None = None
     mail: str = ""
+    reaper: bool | None = None
 
     def over(self, others: Options | None) -> Options:
         """With what is left out taken from others.
 
         >>> Options(private="nat").over(Options(("us-east-1a",), "none", alarms=(5,)))
-        Options(zones=('us-east-1a',), private='nat', ssh=(), alarms=(5,), mail='')
+        Options(zones=('us-east-1a',), private='nat', ssh=(), alarms=(5,), mail='', reaper=None)
         """
         if others is None:
             return self
         alarms = others.alarms if self.alarms is None else self.alarms
-        return Options(self.zones or others.zones, self.private or others.private, self.ssh or others.ssh, alarms, self.mail or others.mail)
+        reaper = others.reaper if self.reaper is None else self.reaper
+        return Options(
+            self.zones or others.zones, self.private or others.private, self.ssh or others.ssh, alarms, self.mail or others.mail, reaper
+        )
 
     def encode(self) -> str:
         """As the value of a tag: EC2 takes letters, digits, spaces and + - = . _ : / @ (EC2 User Guide, "Tag restrictions").
@@ -64,7 +69,8 @@ class Options:
         'private=nat ssh=203.0.113.7/32 zones=us-east-1a alarms=5+20 mail='
         """
         alarms = "+".join(map(str, self.alarms or ()))
-        return f"private={self.private} ssh={'+'.join(self.ssh)} zones={'+'.join(self.zones)} alarms={alarms} mail={self.mail}"
+        said = f"private={self.private} ssh={'+'.join(self.ssh)} zones={'+'.join(self.zones)} alarms={alarms} mail={self.mail}"
+        return f"{said} reaper=yes" if self.reaper else said
 
     @classmethod
     def decode(cls, text: str) -> Options | None:
@@ -74,12 +80,13 @@ class Options:
         'nat'
         """
         values = dict(part.partition("=")[::2] for part in text.split(" "))
+        reaper = values.pop("reaper", "") == "yes"
         if set(values) != {"private", "ssh", "zones", "alarms", "mail"} or values["private"] not in PRIVATE:
             return None
         lists = {key: tuple(filter(None, values[key].split("+"))) for key in ("zones", "ssh", "alarms")}
         if not all(one.isdecimal() for one in lists["alarms"]):
             return None
-        return cls(lists["zones"], values["private"], lists["ssh"], tuple(map(int, lists["alarms"])), values["mail"])
+        return cls(lists["zones"], values["private"], lists["ssh"], tuple(map(int, lists["alarms"])), values["mail"], reaper)
 
     def checked(self, zones: Sequence[str]) -> Options:
         """With all of it said: the zones sorted and known, the blocks as AWS writes them. Raises RequestInvalid."""
@@ -96,7 +103,7 @@ class Options:
         alarms = ALARMS if self.alarms is None else tuple(sorted(set(self.alarms)))
         if bad := [one for one in alarms if one < 1]:
             raise RequestInvalid(f"no alarm can be on {bad[0]} USD", todo="name whole dollars, 1 or more", found=bad)
-        made = Options(chosen, private, tuple(sorted({block(one) for one in self.ssh})), alarms, self.mail)
+        made = Options(chosen, private, tuple(sorted({block(one) for one in self.ssh})), alarms, self.mail, bool(self.reaper))
         if len(made.encode()) > TAG_LENGTH:
             raise RequestInvalid(f"{len(made.ssh)} address blocks for SSH are more than a tag holds", todo="name larger blocks, or fewer")
         return made
@@ -129,6 +136,11 @@ class Facts:
         return f"{self.stem}-{self.account}"
 
     @property
+    def stack(self) -> str:
+        """The name of the CloudFormation stack that holds the reaper."""
+        return f"{self.stem}-reaper"
+
+    @property
     def alarms_topic(self) -> str:
         """The ARN of the topic by which alarms are sent."""
         return f"arn:{self.partition}:sns:{BILLS_REGION}:{self.account}:{self.stem}-alarms"
@@ -157,7 +169,7 @@ def block(text: str) -> str:
 
 def wanted(options: Options, facts: Facts) -> list[Wanted]:
     """All that the account is to have. `options` must be `checked`."""
-    return [*_network(options), *_ways_out(options), *_account(facts), *_bills(options, facts)]
+    return [*_network(options), *_ways_out(options), *_account(facts), *_bills(options, facts), *_reaper(options)]
 
 
 def _network(options: Options) -> list[Wanted]:
@@ -211,3 +223,9 @@ def _bills(options: Options, facts: Facts) -> list[Wanted]:
         *(Wanted("alarm", f"over-{amount}", {"over": f"{amount} USD", "tells": tells}) for amount in options.alarms),
         Wanted("budget", "month", {"a month": f"{max(options.alarms)} USD", "mail": options.mail}),
     ]
+
+
+def _reaper(options: Options) -> list[Wanted]:
+    if not options.reaper:
+        return []
+    return [Wanted("stack", "reaper", {"runs": reaper_template.SCHEDULE, "template": rights.encode(reaper_template.template())})]

@@ -24,6 +24,7 @@ BESIDES = {
     "endpoint Interface": "$0.01 a GB",
     "bucket": "$0.023 a GB and month",
     "alarm": "ten of an account free, then $0.10 a month",
+    "stack": "nothing within Lambda's free tier, else about $0.02 a month",
 }
 
 

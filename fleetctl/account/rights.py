@@ -84,8 +84,18 @@ SETUP_CALLS: Mapping[str, tuple[str, ...]] = {
         "create_budget", "delete_budget", "describe_budget", "describe_notifications_for_budget",
         "describe_subscribers_for_notification", "list_tags_for_resource",
     ),
+    "cloudformation": ("create_stack", "delete_stack", "describe_stack_events", "describe_stacks", "get_template", "update_stack"),
 }  # fmt: skip
 
+# what the resources of the reaper's stack need (the resource types' schemas, "handlers", "permissions")
+REAPER = (
+    "events:DeleteRule", "events:DescribeRule", "events:ListTargetsByRule", "events:PutRule", "events:PutTargets", "events:RemoveTargets",
+    "events:TagResource", "iam:CreateRole", "iam:DeleteRole", "iam:DeleteRolePolicy", "iam:GetRole", "iam:GetRolePolicy", "iam:PassRole",
+    "iam:PutRolePolicy", "iam:TagRole", "lambda:AddPermission", "lambda:CreateFunction", "lambda:DeleteFunction", "lambda:GetFunction",
+    "lambda:GetFunctionConfiguration", "lambda:GetPolicy", "lambda:RemovePermission", "lambda:TagResource", "lambda:UpdateFunctionCode",
+    "lambda:UpdateFunctionConfiguration", "logs:CreateLogGroup", "logs:DeleteLogGroup", "logs:DescribeLogGroups", "logs:PutRetentionPolicy",
+    "logs:TagResource",
+)  # fmt: skip
 # where an action is not the call's own name (Service Authorization Reference, "Actions defined by Amazon S3", "… by Amazon SQS")
 OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "s3:delete_objects": ("s3:DeleteObject", "s3:DeleteObjectVersion"),
@@ -113,6 +123,10 @@ OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "budgets:describe_budget": ("budgets:ViewBudget",),
     "budgets:describe_notifications_for_budget": ("budgets:ViewBudget",),
     "budgets:describe_subscribers_for_notification": ("budgets:ViewBudget",),
+    # CloudFormation makes and ends what a template says with the rights of whoever asks (its User Guide, "Control access with IAM")
+    "cloudformation:create_stack": ("cloudformation:CreateStack", "cloudformation:TagResource", *REAPER),
+    "cloudformation:update_stack": ("cloudformation:UpdateStack", "cloudformation:TagResource", *REAPER),
+    "cloudformation:delete_stack": ("cloudformation:DeleteStack", *REAPER),
     "sts:get_caller_identity": (),  # needs no right
 }
 # where the actions of a service begin otherwise than botocore names it

@@ -12,7 +12,7 @@ from typing import Any
 from ..ec2 import pages
 from ..errors import AwsError, Denied, NotFound, SetupFailed
 from ..receipt import Line, Receipt
-from . import billing, identity, network, rights, storage, ways
+from . import billing, identity, network, reaping, rights, storage, ways
 from .place import Kind, Place, end_of, until
 from .planning import Seen, Step, Verb, Wanted
 
@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
-    for kind in (*network.KINDS, *ways.KINDS, network.ROUTES, ways.ENDPOINT, *storage.KINDS, *identity.KINDS, *billing.KINDS)
-}
+    for kind in (
+        *network.KINDS, *ways.KINDS, network.ROUTES, ways.ENDPOINT, *storage.KINDS, *identity.KINDS, *billing.KINDS, *reaping.KINDS
+    )
+}  # fmt: skip
 """Every kind, lowest first: what one needs stands before it."""
 
 ORDER = tuple(KINDS)

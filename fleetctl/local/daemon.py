@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetctl.errors import LocalCloudError
-from fleetctl.local import patches, seed, state
+from fleetctl.local import patches, seed, serverless, state
 from fleetctl.local.httpd import Server
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ class Daemon:
         hypervisor: Any = self.instances.machines
         wire = Wire(self.instances, faults, timers, lock)
         patches.install(wire)
+        serverless.install(serverless.Needs(self._client, endpoint, self.directory / state.FUNCTIONS, timers, faults))
         self.gateway = Gateway(self.regions, {id: who for who, (id, _) in self.keys.items()}, calls, faults,
                                Admin(token, self.regions, self.add_region, wire, calls))
         self.server.start()
@@ -127,7 +128,8 @@ class Daemon:
                 part.close()
         for name in (state.KEY, state.IMAGES):
             (self.directory / name).unlink(missing_ok=True)
-        shutil.rmtree(self.directory / state.INSTANCES, ignore_errors=True)
+        for name in (state.INSTANCES, state.FUNCTIONS):
+            shutil.rmtree(self.directory / name, ignore_errors=True)
 
     def _credentials(self, role: str) -> dict[str, str]:
         """Those of any role that there is. What its policies allow is not looked at here: moto's services let machines do everything."""

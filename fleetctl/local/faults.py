@@ -54,6 +54,8 @@ KINDS: dict[str, Kind] = {
     "answer-lost": Kind("the connection is closed without an answer; with `applied` false the call has no effect either", CALL,
                         {"applied": True}),
     "delay": Kind("answers come `seconds` late", CALL, {"seconds": 1.0}),
+    "hasty-schedule": Kind("an EventBridge rule with a rate is due after `seconds`, whatever its rate", ("rule", "region"),
+                           {"seconds": 1.0}),
     "message-lost": Kind("SNS accepts a message and never delivers it", ("text",)),
     "message-duplicated": Kind("a message is delivered `copies` times", ("text",), {"copies": 2}),
     "message-garbled": Kind("a message arrives cut off and with a flipped character", ("text",)),

@@ -37,6 +37,8 @@ SERVICES = {"ec2": ("fleetctl.local.ec2_api", "LocalEC2API"), "sqs": ("moto.sqs.
             "servicequotas": ("fleetctl.local.quotas", "LocalServiceQuotas"), "dynamodb": ("moto.dynamodb.responses", "DynamoHandler"),
             "monitoring": ("moto.cloudwatch.responses", "CloudWatchResponse"), "budgets": ("fleetctl.local.budgets", "LocalBudgets"),
             "elasticloadbalancing": ("fleetctl.local.balancers", "LocalBalancers"), "rds": ("moto.rds.responses", "RDSResponse"),
+            "cloudformation": ("fleetctl.local.stack_api", "LocalCloudFormation"), "lambda": ("fleetctl.local.functions", "LocalFunctions"),
+            "events": ("fleetctl.local.schedules", "LocalEvents"), "logs": ("moto.logs.responses", "LogsResponse"),
             "secretsmanager": ("moto.secretsmanager.responses", "SecretsManagerResponse")}
 GLOBAL_SERVICES = ("iam", "sts", "s3", "budgets", "monitoring")   # their calls may be signed for another region
 

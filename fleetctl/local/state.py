@@ -7,6 +7,7 @@
     DIR/key.pem       private half of the cloud's key pair, mode 0600
     DIR/images.json   the image that moto is to know
     DIR/instances/    the hypervisor's
+    DIR/functions/    a directory for each run of a Lambda function
 
 Whether a daemon lives is told by the lock, never by a pid: pids are reused, and locks end with their holder however it dies.
 """
@@ -23,8 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-STATE, LOCK, START, LOG, KEY, IMAGES, INSTANCES = (
-    "state.json", "daemon.lock", "start.lock", "daemon.log", "key.pem", "images.json", "instances")
+STATE, LOCK, START, LOG, KEY, IMAGES, INSTANCES, FUNCTIONS = (
+    "state.json", "daemon.lock", "start.lock", "daemon.log", "key.pem", "images.json", "instances", "functions")
 TRIES = 10   # of an exclusive lock, 10 ms apart
 
 

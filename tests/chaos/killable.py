@@ -35,7 +35,8 @@ def watch(moments, forgetful=False):
     call, writing, intent = aws.Aws.call, ledger.Ledger._writing, ledger.Ledger.intent
 
     async def watched(self, service, operation, /, **parameters):
-        if operation in ("receive_message", "delete_message_batch"):  # these make and end nothing, and come when they like
+        # these make and end nothing, and come when they like, and as often
+        if operation in ("receive_message", "delete_message_batch", "describe_stacks"):
             return await call(self, service, operation, **parameters)
         moments(f"before {operation}")
         answer = await call(self, service, operation, **parameters)

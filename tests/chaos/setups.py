@@ -16,7 +16,8 @@ from slaughter import Slaughter, place
 
 from fleetctl import account
 
-OPTIONS = account.Options(("us-east-1a",), "nat", ("203.0.113.7",))  # of the three ways out the one with most to make and to remove
+# of the three ways out the one with most to make and to remove
+OPTIONS = account.Options(("us-east-1a",), "nat", ("203.0.113.7",), reaper=True)
 VERBS = ("apply", "destroy")
 ROWS = {  # what bears the set-up's tag in EC2: call, key of its rows, and the states in which nothing is left
     "describe_vpcs": ("Vpcs", ()),
@@ -51,10 +52,12 @@ class Surveyor:
         self.home = home
         self._lives = Lives(["fleetctl.account", "aiobotocore.session", "boto3"])
         session = boto3.Session()
-        self._ec2, self._iam, self._s3 = (session.client(service, **cloud.client()) for service in ("ec2", "iam", "s3"))
+        services = ("ec2", "iam", "s3", "cloudformation", "lambda", "events")
+        self._clients = [session.client(service, **cloud.client()) for service in services]
+        self._ec2, self._iam, self._s3, self._stacks, self._functions, self._rules = self._clients
 
     def close(self):
-        for client in (self._ec2, self._iam, self._s3):
+        for client in self._clients:
             client.close()
 
     def there(self, name):
@@ -70,6 +73,10 @@ class Surveyor:
         found["Profiles"] = len([one for one in profiles if one["InstanceProfileName"].startswith(begins)])
         policies = self._iam.list_policies(Scope="Local")["Policies"]
         found["Policies"] = len([one for one in policies if one["PolicyName"].startswith(begins)])
+        found["Stacks"] = len([one for one in self._stacks.describe_stacks()["Stacks"] if one["StackName"].startswith(begins)])
+        functions, rules = self._functions.list_functions()["Functions"], self._rules.list_rules()["Rules"]
+        found["Functions"] = len([one for one in functions if one["FunctionName"].startswith(begins)])
+        found["Rules"] = len([one for one in rules if one["Name"].startswith(begins)])
         return {kind: count for kind, count in found.items() if count}
 
     def whole(self, name):

@@ -50,9 +50,11 @@ def test_the_role_allows_what_the_function_calls_and_ending_only_what_is_ours():
     code = reaper_template.code()
     called = {*re.findall(r"ec2\.([a-z_]+)\(", code), *re.findall(r'get_paginator\("([a-z_]+)"\)', code)} - {"get_paginator"}
     names = {one.title().replace("_", "") for one in called}
-    assert names == allowed
+    assert names | {"CreateLogStream", "PutLogEvents"} == allowed
     for statement in role:
-        if not all(action.startswith("ec2:Describe") for action in statement["Action"]):
+        if statement["Action"][0].startswith("logs:"):
+            assert statement["Resource"] == {"Fn::GetAtt": ["Log", "Arn"]}, "its own log, and none that it makes"
+        elif not all(action.startswith("ec2:Describe") for action in statement["Action"]):
             assert statement["Condition"] == {"Null": {"aws:ResourceTag/fleetctl:session": "false"}}
 
 

@@ -7,10 +7,11 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 
 import pytest
 
-from fleetctl import account, bring_up_spots, connect, profiles, templates
+from fleetctl import account, bring_up_spots, connect, profiles, reaper_template, templates
 from fleetctl.account import Options, files, rights, work
 from fleetctl.account.planning import Verb
 from fleetctl.aws import Aws
@@ -24,6 +25,7 @@ from fleetctl.session import LEDGERS
 pytestmark = pytest.mark.cloud
 
 ONE_ZONE = Options(zones=("us-east-1a",), ssh=("203.0.113.7",))
+REAPER = ("stack", "function", "rule", "log")  # what the one stack is made of, and its role
 
 
 class Killed(Exception):
@@ -103,6 +105,10 @@ def there(client):
             "policy": [one["PolicyName"] for one in iam.list_policies(Scope="Local")["Policies"]],
             "topic": [one["TopicArn"] for one in client("sns").list_topics()["Topics"] if not session_of(one["TopicArn"])],
             "alarm": [one["AlarmName"] for one in client("cloudwatch").describe_alarms()["MetricAlarms"]],
+            "stack": [one["StackName"] for one in client("cloudformation").describe_stacks()["Stacks"]],
+            "function": [one["FunctionName"] for one in client("lambda").list_functions()["Functions"]],
+            "rule": [one["Name"] for one in client("events").list_rules()["Rules"]],
+            "log": [one["logGroupName"] for one in client("logs").describe_log_groups()["logGroups"]],
             "budget": [one["BudgetName"] for one in client("budgets").describe_budgets(AccountId="123456789012")["Budgets"]],
         }
         return {kind: sorted(ids) for kind, ids in found.items()}
@@ -156,7 +162,7 @@ def test_an_applied_set_up_is_complete_and_applying_it_again_makes_nothing(setup
 
 
 def test_a_fleet_comes_up_in_what_was_made_and_all_is_gone_afterwards(setup, home, config):
-    setup.apply(Options(ssh=("127.0.0.1",), mail="me@example.org"))
+    setup.apply(Options(ssh=("127.0.0.1",), mail="me@example.org", reaper=True))
     session = connect("lab", home=home)
     try:
         for side in ("public", "private"):
@@ -215,7 +221,7 @@ def test_one_s_own_key_pair_is_imported_and_outlives_the_set_up(setup, home, tmp
 @pytest.mark.parametrize("private", ["endpoints", "nat"])
 def test_killed_after_any_call_that_changes_something_the_same_command_completes_it(setup, monkeypatch, there, private):
     """Each run dies after its first such call has been applied and before the ledger has its answer, so it dies after every one."""
-    before, options = there(), Options(("us-east-1a",), private, ("203.0.113.7",), (5,), "me@example.org")
+    before, options = there(), Options(("us-east-1a",), private, ("203.0.113.7",), (5,), "me@example.org", reaper=True)
     setup.apply(options)
     whole = {kind: len(ids) for kind, ids in there().items()}
     setup.destroy()
@@ -301,6 +307,114 @@ def test_the_month_s_bill_has_alarms_and_a_budget_that_tell_by_mail(setup, clien
     assert setup.apply(wish, fix=True).complete
     (row,) = client("sns").list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
     assert row["Endpoint"] == "you@example.org"
+
+
+def test_the_reaper_comes_only_when_asked_for_and_goes_with_fix(setup, there):
+    before = there()
+    setup.apply()
+    assert there()["stack"] == before["stack"], "nobody has asked for it"
+    asked = setup.plan(Options(reaper=True))
+    assert [(step.verb, step.kind) for step in asked.steps if step.verb is Verb.MAKE] == [(Verb.MAKE, "stack")]
+    assert setup.apply(Options(reaper=True), fix=True).complete
+    made = there()
+    assert all(made[kind][0].startswith("fleetctl-lab-us-east-1-r") for kind in REAPER)
+    assert setup.apply(None).complete, "the account remembers it"
+    assert ("stack", "reaper") in {(step.kind, step.part) for step in setup.plan(Options(reaper=False)).drift}
+    assert setup.apply(Options(reaper=False), fix=True).complete
+    assert there() == {**there(), **{kind: before[kind] for kind in REAPER}}
+
+
+def test_a_reaper_of_another_version_or_schedule_is_drift_and_brought_up_to_date_with_fix(setup, client, monkeypatch):
+    wish = Options(("us-east-1a",), "none", ("203.0.113.7",), (), reaper=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(reaper_template, "code", lambda: "def handler(event, context):\n    return 'an older one'\n")
+        setup.apply(wish)
+    stack = {"StackName": "fleetctl-lab-us-east-1-reaper", "Capabilities": ["CAPABILITY_IAM"]}
+    (drift,) = setup.plan().drift
+    assert (drift.kind, [one.key for one in drift.differs]) == ("stack", ["template"])
+    assert setup.apply(None, fix=True).complete
+    seldom = [{"ParameterKey": "Schedule", "ParameterValue": "rate(7 days)"}]
+    client("cloudformation").update_stack(**stack, TemplateBody=json.dumps(reaper_template.template()), Parameters=seldom,
+                                          Tags=client("cloudformation").describe_stacks()["Stacks"][0]["Tags"])  # fmt: skip
+    until_whole(client)
+    (drift,) = setup.plan().drift
+    assert [tuple(one) for one in drift.differs] == [("runs", "rate(15 minutes)", "rate(7 days)")]
+    assert setup.apply(None, fix=True).complete
+    (rule,) = client("events").list_rules()["Rules"]
+    assert rule["ScheduleExpression"] == "rate(15 minutes)"
+
+
+def until_whole(client):
+    end = time.monotonic() + 60
+    while client("cloudformation").describe_stacks()["Stacks"][0]["StackStatus"].endswith("_IN_PROGRESS"):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_stack_that_cannot_be_made_says_in_aws_s_words_why_leaves_nothing_and_is_made_by_the_same_command(setup, cloud, there):
+    cloud.fault("denied", caller="daemon", operation="PutRule")
+    before = there()
+    with pytest.raises(SetupFailed, match=r"the stack fleetctl-lab-us-east-1-reaper came to DELETE_COMPLETE: Rule: .*AccessDenied"):
+        setup.apply(Options(("us-east-1a",), "none", ("203.0.113.7",), reaper=True))
+    assert there() == {**there(), **{kind: before[kind] for kind in REAPER}}
+    cloud.clear_faults()
+    assert setup.apply(None).complete
+
+
+def test_what_is_left_of_a_stack_that_failed_is_no_reaper_and_goes_before_one_is_made(setup, cloud, client):
+    cloud.fault("denied", caller="daemon", operation="PutRule")
+    client("cloudformation").create_stack(
+        StackName="fleetctl-lab-us-east-1-reaper", TemplateBody=json.dumps(reaper_template.template()), Capabilities=["CAPABILITY_IAM"],
+        Tags=[{"Key": "fleetctl:setup", "Value": "lab"}, {"Key": "fleetctl:part", "Value": "reaper"}], OnFailure="DO_NOTHING")  # fmt: skip
+    until_whole(client)
+    cloud.clear_faults()
+    wish = Options(("us-east-1a",), "none", ("203.0.113.7",), reaper=True)
+    assert ("make", "stack") in {(step.verb, step.kind) for step in setup.plan(wish).steps}
+    assert setup.apply(wish).complete
+    assert len(client("lambda").list_functions()["Functions"]) == 1
+
+
+def test_a_stack_of_that_name_that_is_somebody_else_s_is_a_clash_and_is_never_touched(setup, client):
+    empty = {"Resources": {"Log": {"Type": "AWS::Logs::LogGroup"}}}
+    client("cloudformation").create_stack(StackName="fleetctl-lab-us-east-1-reaper", TemplateBody=json.dumps(empty))
+    try:
+        with pytest.raises(SetupFailed, match=r"names are taken.*stack"):
+            setup.apply(Options(("us-east-1a",), "none", ("203.0.113.7",), reaper=True))
+        setup.destroy()
+        until_whole(client)
+        assert client("cloudformation").describe_stacks()["Stacks"][0]["StackStatus"] == "CREATE_COMPLETE"
+    finally:
+        client("cloudformation").delete_stack(StackName="fleetctl-lab-us-east-1-reaper")
+        while client("cloudformation").describe_stacks()["Stacks"]:
+            time.sleep(0.05)
+
+
+def test_the_installed_reaper_ends_what_is_over_by_its_own_clock_and_nothing_else(setup, near, client, cloud):
+    """The function that was installed runs as a process, on its rule's schedule, with its role's credentials."""
+    ec2, made = client("ec2"), {}
+    for whose, tags in {"over": {"fleetctl:session": "gone", "fleetctl:expires": "2026-01-01T00:00:00Z"},
+                        "lives": {"fleetctl:session": "gone", "fleetctl:expires": "2999-01-01T00:00:00Z"}, "foreign": {"a": "b"}}.items():
+        marks = [{"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
+        (one,) = ec2.run_instances(ImageId=near.image, MinCount=1, MaxCount=1, TagSpecifications=marks)["Instances"]
+        made[whose] = one["InstanceId"]
+    try:
+        cloud.fault("hasty-schedule", seconds=1)
+        setup.apply(Options(("us-east-1a",), "none", ("203.0.113.7",), (), reaper=True))
+        end = time.monotonic() + 60
+        while states(ec2, made)["over"] not in ("shutting-down", "terminated"):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        cloud.clear_faults()
+        now = states(ec2, made)
+        assert {now["lives"], now["foreign"]} <= {"pending", "running"}
+    finally:
+        ec2.terminate_instances(InstanceIds=list(made.values()))
+
+
+def states(ec2, made):
+    rows = ec2.describe_instances(InstanceIds=list(made.values()))["Reservations"]
+    found = {one["InstanceId"]: one["State"]["Name"] for row in rows for one in row["Instances"]}
+    return {whose: found[id] for whose, id in made.items()}
 
 
 def test_who_may_not_see_the_bills_gets_everything_else(setup, monkeypatch):
