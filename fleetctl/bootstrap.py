@@ -64,6 +64,28 @@ class Program:
             _runnable(self.check, ("check",))
 
 
+@dataclass(frozen=True, slots=True)
+class Retold:
+    """The program of a launch of which nothing but its script is known: another launch runs the same."""
+
+    script: str
+
+    def __repr__(self) -> str:
+        return f"Retold({len(self.script)} characters)"
+
+    @property
+    def secret(self) -> bool:
+        """Whether it asks for the session's secret."""
+        return bool(told(self.script, "secret"))
+
+    def render(self, *, launch: UUID, ends: float, policy: str) -> str:
+        """The script for another launch of the same session, of the same length or nearly."""
+        text = self.script
+        for name, value in (("launch", str(launch)), ("ends", f"{ends:.0f}"), ("policy", policy)):
+            text = re.sub(rf"^{name}=.*$", f"{name}={shlex.quote(value)}", text, count=1, flags=re.MULTILINE)
+        return text
+
+
 def program(cmds: str | Sequence[str] | Program) -> Program:
     """The program that `cmds` means: a shell line, a sequence of them, or a program as it is. Raises `RequestInvalid`."""
     if isinstance(cmds, Program):
@@ -77,13 +99,14 @@ def program(cmds: str | Sequence[str] | Program) -> Program:
 
 def render(program: Program, *, launch: UUID, session: str, topic_arn: str, region: str, fuse_minutes: int = 120,
            secret_parameter: str | None = None, ends: float | None = None, fuse_object: str = "", look: int = 300,
-           bulk: str = "") -> str:
+           bulk: str = "", policy: str = "") -> str:
     """The user data for one launch: at most 16,384 bytes of UTF-8, not yet in base64.
 
     `fuse_minutes` is the time until the machine ends itself, counted from its first second; `secret_parameter` names the SSM
     SecureString that a program with `secret` reads. `ends` (seconds since the epoch) is the machine's hard end; `fuse_object`, a
     bucket and a key, is what its session writes while it lives, and `look` how often it is read (seconds): see `fuse`. `bulk`, a bucket
-    and a key, is where the commands lie (`packed`) that are not to be in the user data.
+    and a key, is where the commands lie (`packed`) that are not to be in the user data. `policy` is a note for whoever goes on with the
+    launch: what is to follow when EC2 takes a machine back.
     Raises `UserDataTooLarge`, or `RequestInvalid` on a value that is not one.
     """
     for value, pattern, name in ((session, _SESSION, "session"), (topic_arn, _TOPIC, "topic_arn"), (region, _REGION, "region")):
@@ -99,7 +122,7 @@ def render(program: Program, *, launch: UUID, session: str, topic_arn: str, regi
             raise RequestInvalid(f"{name} is a bucket and a key", alias=name, found=value)
     secret = secret_parameter if program.secret and secret_parameter else ""
     values = {"launch": str(launch), "session": session, "topic": topic_arn, "region": region, "fuse": str(fuse_minutes),
-              "ends": f"{NEVER if ends is None else ends:.0f}", "object": fuse_object, "look": str(look),
+              "ends": f"{NEVER if ends is None else ends:.0f}", "object": fuse_object, "policy": policy, "look": str(look),
               "secret": secret, "bulk": bulk, "sum": _sum(program) if bulk else "", "check": program.check or ""}
     head = "#!/bin/bash\n" + "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     commands = "" if bulk else _commands(program)

@@ -36,7 +36,8 @@ class Former:
 class Past(NamedTuple):
     """A launch as the ledger tells it: its request as it was first sent, how many machines that was for, and what answers have named.
 
-    `end` is the hard end that it was given, `fuse_object` what its machines were told to read.
+    `end` is the hard end that it was given, `fuse_object` what its machines were told to read, `script` all that they were told, and
+    `policy` what was to follow when EC2 takes one back.
     """
 
     launch: str
@@ -46,6 +47,8 @@ class Past(NamedTuple):
     made: tuple[Seen, ...]
     end: float | None
     fuse_object: str
+    script: str = ""
+    policy: str = ""
 
 
 def wire_of(estate: Estate, entries: Iterable[Entry]) -> Wire | None:
@@ -88,13 +91,20 @@ def past_launches(entries: Iterable[Entry], gone: Collection[str] = ()) -> list[
 
 def _past(launch: str, tries: Sequence[Entry], template: Mapping[str, Any] | None) -> Past:
     first = tries[0]
-    # a fleet's launch template was a call of its own; the request as people write it has both
-    request = {**first.request, **({} if template is None else {"LaunchTemplateData": dict(template)})}
+    request = first.request if template is None else _whole_fleet(first.request, template)
     answers = [(entry, asked(entry.result, on_demand=_on_demand(entry.request))) for entry in tries if entry.result is not None]
     made = {one.key: one for _, answer in answers for one in answer.seen}
     said = shapes.view(request)
-    end, told = fuse.when(said.get("tags", {}).get(EXPIRES_TAG, "")), bootstrap.told(said.get("udata", ""), "object")
-    return Past(launch, first.at, request, wanted(first.operation, first.request), tuple(made.values()), end, told)
+    end, script = fuse.when(said.get("tags", {}).get(EXPIRES_TAG, "")), said.get("udata", "")
+    number, told = wanted(first.operation, first.request), [bootstrap.told(script, name) for name in ("object", "policy")]
+    return Past(launch, first.at, request, number, tuple(made.values()), end, told[0], script, told[1])
+
+
+def _whole_fleet(request: shapes.Request, template: Mapping[str, Any]) -> shapes.Request:
+    """A fleet's launch template was a call of its own; the request as people write it has its data, and does not name it."""
+    named = "LaunchTemplateSpecification"
+    configs = [{key: value for key, value in one.items() if key != named} for one in request["LaunchTemplateConfigs"]]
+    return {**request, "LaunchTemplateConfigs": [one for one in configs if one], "LaunchTemplateData": dict(template)}
 
 
 def _on_demand(request: Mapping[str, Any]) -> bool:

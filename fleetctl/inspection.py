@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from . import denied, ec2, shapes
-from .bootstrap import USER_DATA_BYTES, packed
+from .bootstrap import USER_DATA_BYTES, Program, packed
 from .checks import Facts, Rows, quota_code
 from .errors import AwsError, Denied, FleetError, UserDataTooLarge
 from .order import Order
@@ -53,7 +53,7 @@ def _finished(order: Order, region: str) -> tuple[Request | FleetError, int]:
         try:
             return order.finished(region=region, **names), 0
         except UserDataTooLarge:
-            aside = len(packed(order.program))
+            aside = len(packed(order.program)) if isinstance(order.program, Program) else 0
             return order.finished(region=region, bulk=order.fuse_object or "fleetctl-preflight/commands", **names), aside
     except FleetError as error:
         return error, 0

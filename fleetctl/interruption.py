@@ -17,6 +17,7 @@ from .states import GIVEN_UP, LaunchState
 
 Policy: TypeAlias = str | Callable[[Any], object]
 POLICIES = ("shrink", "replace")
+FUNCTION = "function"  # what is written down of one
 
 
 class Answer(StrEnum):
@@ -34,6 +35,16 @@ def checked(policy: Policy) -> Policy:
     raise RequestInvalid(
         f'on_interruption is "shrink", "replace" or a function of the machine, not {policy!r}', alias="on_interruption", found=policy
     )
+
+
+def kept(policy: Policy) -> str:
+    """A policy as it is written down for another process: a function cannot be, and only that there was one."""
+    return policy if isinstance(policy, str) else FUNCTION
+
+
+def again(policy: str) -> Policy:
+    """The policy out of what was written down. What was a function's business is nobody's: the launch goes on with fewer."""
+    return policy if policy in POLICIES else POLICIES[0]
 
 
 def answer(policy: Policy, *, was_ready: bool, state: LaunchState, ending: bool) -> Answer:

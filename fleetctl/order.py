@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from . import bootstrap, ec2, fuse, shapes
-from .bootstrap import Program
+from .bootstrap import Program, Retold
 from .prices import DEFAULT_VOLUME, Volume
 from .shapes.options import ROOT_DEVICES
 
@@ -25,7 +25,7 @@ class Order:
     uuid: UUID
     session: str
     request: dict[str, Any]
-    program: Program
+    program: Program | Retold
     wanted: int
     began: float
     deadline: float
@@ -34,6 +34,7 @@ class Order:
     fuse_object: str = ""
     part: int = 0  # which of the launch's calls it is for: each has a token of its own
     on_demand: bool = False
+    policy: str = ""  # what is to follow when EC2 takes a machine back: a note for another process that goes on with the launch
 
     def __repr__(self) -> str:
         return f"<order {self.uuid}: {self.wanted} × {self.type or 'machine'}>"
@@ -123,6 +124,8 @@ class Order:
 
     def script(self, *, topic_arn: str, region: str, secret: str | None, bulk: str = "") -> str:
         """The user data alone. Raises as `finished` does."""
+        if isinstance(self.program, Retold):
+            return self.program.render(launch=self.uuid, ends=self.expires, policy=self.policy)
         return bootstrap.render(
             self.program,
             launch=self.uuid,
@@ -135,4 +138,5 @@ class Order:
             fuse_object=self.fuse_object,
             look=fuse.look_seconds(self.hours),
             bulk=bulk,
+            policy=self.policy,
         )

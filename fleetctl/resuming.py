@@ -6,27 +6,32 @@ process's own: it shows the machines that it lives, and `teardown`, `extend`, `c
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from . import abandoned, guard
-from .bootstrap import Program
+from . import abandoned, guard, interruption
+from .bootstrap import Program, Retold
 from .budget import checked
 from .errors import FleetError, LedgerError, RequestInvalid
 from .estate import Estate, regions
 from .events import Refused
 from .former import Former, Past, end_of, now_of, parameter_of, past_launches, wire_of
 from .handle import Launch
+from .interruption import FUNCTION, Policy, again, kept
 from .launch import Conductor
 from .ledger import Entry, Ledger, SessionRecord, sessions
 from .machines import Machines
 from .notify import Wire
 from .order import Order
 from .profiles import state_home
+from .replacing import Replacing
 from .session import LEDGERS, Session, offer
+
+log = logging.getLogger(__name__)
 
 UNTOLD = Program(("true",))  # a ledger keeps no commands but in the boot script, and they have been given long ago
 SHORTEST = 8  # characters of a launch's id that may stand for it, as `fleetctl ls` shows it
@@ -38,13 +43,28 @@ class Resumed(Conductor):
     resumed = True
     end_known = False  # until its tags have been read: an extension has moved it
 
-    def __init__(self, session: Session, past: Past, *, seconds: float, lifetime: str, secret: bool) -> None:
+    def __init__(self, session: Session, past: Past, *, seconds: float, lifetime: str, secret: bool, policy: Policy | None) -> None:
         hours = ((past.end or past.at) - past.at) / 3600
         order = Order(UUID(past.launch), session.id, past.request, UNTOLD, past.wanted, past.at, time.time() + seconds, hours=hours,
                       fuse_object=past.fuse_object)  # fmt: skip
         super().__init__(session, order, minimum=0)
         self.began, self.lifetime, self.core.keeps = time.time(), lifetime, True
-        self._past, self._secret = past, secret
+        self._session, self._past, self._secret, self._seconds = session, past, secret, seconds
+        if policy is None and past.policy == FUNCTION:
+            log.warning("the function that launch %s had for interruptions ended with its process: say attach(…, on_interruption=…), "
+                        "else it goes on with fewer machines", past.launch)  # fmt: skip
+        self.replacing = Replacing(again(past.policy) if policy is None else policy, self._instead)
+
+    def _instead(self, lost: int) -> Conductor:
+        """A launch of machines like the interrupted ones: by the same request and script, until those would have ended."""
+        now = time.time()
+        order = Order(uuid4(), self._session.id, self._past.request, Retold(self._past.script), lost, now, now + self._seconds,
+                      hours=max(0.0, self.expires - now) / 3600, fuse_object=self._past.fuse_object,
+                      policy=kept(self.replacing.policy))  # fmt: skip
+        made = Conductor(self._session, order, minimum=1)
+        made.lifetime, made.replacing = self.lifetime, Replacing(self.replacing.policy, self._instead)
+        self._session.begin_again(made)
+        return made
 
     async def _ask(self) -> None:
         """Channel, secret, one listing: nothing is asked for."""
@@ -70,31 +90,35 @@ class Resumed(Conductor):
 
 
 def attach(
-    launch: str | UUID, *, minutes: float = 10, lifetime: str = "fuse", budget: float | None = None, home: Path | None = None
-) -> Launch[Machines]:
+    launch: str | UUID, *, minutes: float = 10, lifetime: str = "fuse", on_interruption: Policy | None = None, budget: float | None = None,
+    home: Path | None = None,
+) -> Launch[Machines]:  # fmt: skip
     """Go on with a launch whose process is gone. `launch` is its id, or at least the first eight characters of that.
 
     Returns at once; resolves to its `Machines` when all that still live have reported, as they do every five minutes at least, or after
     `minutes` with those that have. The whole session is taken over: `launch.session.launches` are all its launches, and what they cost from
     their machines' beginning on counts against `budget` (USD); machines that had ended before are not in it. It becomes the default session
     where none is connected. With `lifetime="fuse"` its machines stay when this process ends, with "session" they end with it.
+    `on_interruption` is as `bring_up_spots` was told, unless another is given; a function is not kept, and a warning says so.
 
     Raises FleetError where no ledger knows the launch, its session lives or has ended; RequestInvalid, LedgerError, ProfileError.
     """
     if lifetime not in ("session", "fuse"):
         raise RequestInvalid(f'lifetime is "session" or "fuse", not {lifetime!r}', alias="lifetime", found=lifetime)
     checked(budget)
+    policy = on_interruption if on_interruption is None else interruption.checked(on_interruption)
     home = home or state_home()
     record, chosen = _find(home, str(launch))
-    taken = take(record, home, minutes=minutes, lifetime=lifetime, wanted=chosen)
+    taken = take(record, home, minutes=minutes, lifetime=lifetime, wanted=chosen, policy=policy)
     found = next(one for one in taken if str(one.uuid) == chosen)
     found.session.budget = budget
     offer(found.session)
     return found
 
 
-def take(record: SessionRecord, home: Path, *, minutes: float, lifetime: str, wanted: str = "") -> list[Launch[Machines]]:
-    """Take over an unowned session with all its launches, as `attach` does; the launch `wanted` must be among them."""
+def take(record: SessionRecord, home: Path, *, minutes: float, lifetime: str, wanted: str = "",
+         policy: Policy | None = None) -> list[Launch[Machines]]:  # fmt: skip
+    """Take over an unowned session with all its launches, as `attach` does; the launch `wanted` must be among them, and `policy` is its."""
     if record.ended is not None:
         raise FleetError(f"session {record.id} has ended, with all that it made")
     profile = abandoned.profile_of(record, home)
@@ -115,7 +139,10 @@ def take(record: SessionRecord, home: Path, *, minutes: float, lifetime: str, wa
         ledger.close()
         raise
     secret = bool(former.parameter)
-    conductors = [Resumed(session, one, seconds=60 * minutes, lifetime=lifetime, secret=secret) for one in launches]
+    conductors = [
+        Resumed(session, one, seconds=60 * minutes, lifetime=lifetime, secret=secret, policy=policy if one.launch == wanted else None)
+        for one in launches
+    ]
     session.resume(conductors)
     return [Launch(conductor, session, lambda machines: machines) for conductor in conductors]
 

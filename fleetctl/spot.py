@@ -16,7 +16,7 @@ from .errors import RequestInvalid
 from .futures import Pending
 from .handle import Launch
 from .inspection import inspect_launch
-from .interruption import Policy, checked
+from .interruption import Policy, checked, kept
 from .launch import Conductor
 from .machines import Machine, Machines
 from .order import Order
@@ -163,7 +163,8 @@ def _bring_up(
 
     def like_this(wanted: int, least: int, hours: float) -> Conductor:
         now, shown = time.time(), session.place.whole(fuse.KEY)
-        order = Order(uuid4(), session.id, pools[0].request, program, wanted, now, now + 60 * minutes, hours=hours, fuse_object=shown)
+        order = Order(uuid4(), session.id, pools[0].request, program, wanted, now, now + 60 * minutes, hours=hours, fuse_object=shown,
+                      policy=kept(policy))  # fmt: skip
         made = Conductor(session, order, minimum=least, pools=pools)
         made.lifetime, made.replacing = lifetime, Replacing(policy, instead)
         return made

@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import sqlite3
 import sys
@@ -22,7 +23,7 @@ from virtual import Clock, lived
 from weather import Weather, forecast
 from world import World, profile
 
-from fleetctl import abandoned, bring_up_spots, teardown, teardown_all, templates
+from fleetctl import abandoned, bring_up_spots, resuming, teardown, teardown_all, templates
 from fleetctl.errors import FleetError, StillBilling
 from fleetctl.session import Session
 
@@ -118,7 +119,8 @@ class Play:
     def run(self):
         errors = Errors()
         try:
-            with errors.heard(), lived(self.clock, self.played.seed), mock.patch.object(abandoned, "load", lambda *_, **__: self.profile):
+            with errors.heard(), lived(self.clock, self.played.seed), mock.patch.object(abandoned, "load", lambda *_, **__: self.profile), \
+                    mock.patch.dict(os.environ, FLEETCTL_SIDECAR="off"):
                 self._session()
                 if self.killed.is_set():
                     self._recovery()
@@ -248,11 +250,62 @@ class Play:
         self.clock.stopped = False
         self.played.outcomes.append("killed")
         if self.draw.random() < 0.5:
+            self._attach()
+        elif self.draw.random() < 0.5:
             self._down()
         self.world.clear()
         self.clock.wait(SETTLING)
         if remaining := self._down():
             self.wrong(f"down in fine weather could not end {remaining}")
+
+    def _attach(self):
+        """It goes on with what there is, makes and ends nothing for that, hears what still speaks, and then ends it all."""
+        self.clock.stopped = True  # nothing of it passes before somebody looks
+        minutes, [record] = self.draw.choice((1, 10)), abandoned.listing(self.home) or [None]
+        try:
+            if record is None:
+                raise FleetError("it has ended all that it made")
+            launches = resuming.take(record, self.home, minutes=minutes, lifetime="session")
+        except FleetError:  # there is nothing to go on with
+            self.clock.stopped = False
+            return self._down()
+        self.played.outcomes.append("attached")
+        session = launches[0].session
+        try:
+            session.submit(self._resumed(launches, 60.0 * minutes), "the play after it").result(60)
+        finally:
+            session.leave()
+            self.clock.stopped = False
+        return None
+
+    async def _resumed(self, launches, seconds):
+        self.clock.stopped = False
+        before = len(self.world.calls)
+        try:
+            for launch in launches:
+                await self._told(launch, seconds)
+            if made := [one for one in self.world.calls[before:] if one in SHAPES]:
+                self.wrong(f"going on with what there is has asked for more: {made}")
+            for _ in range(self.draw.choice((0, 1, 2))):
+                if await self._end(teardown_all(session=launches[0].session), all=True):
+                    break
+        finally:
+            self.clock.stopped = True
+
+    async def _told(self, launch, seconds):
+        """What a launch that another process began resolves to, and whether it is true."""
+        try:
+            async with asyncio.timeout(seconds + OVERTIME):
+                machines = await launch
+        except TimeoutError:
+            return self.wrong(f"{launch!r} hangs after another process went on with it")
+        except FleetError as error:
+            return self.played.outcomes.append(f"attached: {type(error).__name__}")
+        self.played.outcomes.append("up again")
+        ids = [one.instance_id for one in machines.succeeded]
+        if lies := [one for one in ids if one not in self.world.spoke or one not in self.world.made[str(launch.uuid)]]:
+            self.wrong(f"{launch!r}, gone on with, has {lies}, which never said that they were ready for it")
+        return None
 
     def _down(self):
         try:

@@ -22,7 +22,7 @@ def test_no_day_is_so_bad_that_anything_leaks_hangs_lies_or_is_swallowed(first):
 def test_the_days_are_bad_in_every_way():
     days = [play(seed) for seed in range(60)]
     outcomes = Counter(kind for one in days for kind in one.outcomes)
-    assert {"up", "killed", "NeverReported", "ScriptFailed", "LaunchCancelled"} <= {*outcomes}
+    assert {"up", "killed", "attached", "up again", "NeverReported", "ScriptFailed", "LaunchCancelled"} <= {*outcomes}
 
 
 def test_a_day_can_be_had_again():

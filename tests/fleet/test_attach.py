@@ -6,16 +6,17 @@ import os
 import subprocess
 import threading
 import time
+from uuid import UUID
 
 import pytest
 from fake_aws import REQUESTS, FakeAws, profile, refusal
 
-from fleetctl import Program, abandoned, bootstrap, bring_up_spots, current, recovery, teardown, teardown_all
+from fleetctl import Program, abandoned, bootstrap, bring_up_spots, current, recovery, replacing, teardown, teardown_all
 from fleetctl.bucket import reserve
-from fleetctl.errors import BudgetExceeded, Denied, FleetError
+from fleetctl.errors import BudgetExceeded, Denied, FleetError, RequestInvalid
 from fleetctl.ledger import Ledger, sessions
 from fleetctl.lifecycle import LaunchState, MachineState
-from fleetctl.messages import Phase
+from fleetctl.messages import Phase, Report
 from fleetctl.orphans import Found
 from fleetctl.resuming import attach
 
@@ -428,3 +429,99 @@ def test_what_was_taken_in_by_its_tags_is_told_that_it_cannot_be_gone_on_with(fa
     assert recovery.adopt(tmp_path, profile(FakeAws(), tmp_path), found) == ["5eaf00d5eaf0"]
     with pytest.raises(FleetError, match=r"launch 6f1c.* cannot be gone on with.*its request"):
         again(FakeAws(), "6f1c0000")
+
+
+def reported(cloud, session, launch, machine, **facts):
+    """A machine says something to whoever listens now."""
+
+    async def publish():
+        report = Report(UUID(str(launch)), machine.instance_id, **{"seq": 99, "ip": "10.0.0.1", **facts})
+        cloud._publish({"Message": report.encode()})
+
+    session.submit(publish(), "a report").result(10)
+
+
+def taken(cloud, launch, wait_for):
+    """EC2 takes the first machine of a launch back."""
+    machine = launch.result(20).succeeded[0]
+    reported(cloud, launch.session, launch.uuid, machine, phase=Phase.INTERRUPTED, taken_at="2031-05-06T07:08:09Z")
+    wait_for(lambda: machine.state is MachineState.INTERRUPTED)
+    return machine
+
+
+@each_shape
+@pytest.mark.parametrize("long", [False, True])
+def test_an_attached_launch_replaces_what_is_taken_if_it_was_begun_so_with_the_same_commands(fake_session, again, wait_for, monkeypatch,
+                                                                                            shape, long):
+    monkeypatch.setattr(replacing, "GATHER_SECONDS", 0.01)
+    cloud = FakeAws()
+    session = fake_session(cloud)
+    words = " ".join(os.urandom(20).hex() for _ in range(500 if long else 1))  # too long for user data, or not
+    launch = begun(session, cloud, shape, program=Program((f"echo {words}", "sleep 9"), check="true", secret=True),
+                   on_interruption="replace", hours=5)
+    launch.result(20)
+    session.leave()
+    speak(cloud, launch)
+    resumed = again(cloud, launch.uuid)
+    gone = taken(cloud, resumed, wait_for)
+    wait_for(lambda: resumed.replacements)
+    [second] = resumed.replacements[0].result(20).succeeded
+    assert second.instance_id != gone.instance_id
+    first, other = (dict(line.split("=", 1) for line in text.splitlines()[1:13] if "=" in line) for text in told_scripts(cloud, shape))
+    assert (first.pop("launch"), other.pop("launch")) == (str(launch.uuid), str(resumed.replacements[0].uuid))
+    assert int(other.pop("ends")) == pytest.approx(int(first.pop("ends")), abs=2), "it ends when that would have which it replaces"
+    assert first == other
+    assert bool(first["bulk"].strip("'")) is long
+    third = taken(cloud, resumed.replacements[0], wait_for)
+    wait_for(lambda: len(resumed.replacements) == 2)
+    assert resumed.replacements[1].result(20).succeeded[0].instance_id != third.instance_id
+    assert teardown_all(session=resumed.session).result(30).remaining == ()
+    assert cloud.left() == set()
+
+
+def told_scripts(cloud, shape):
+    """The user data of the first launch and of the one after it."""
+    operation = {"RequestSpotInstances": "request_spot_instances", "RunInstances": "run_instances"}.get(shape, "create_launch_template")
+    sent = [one for name, one in zip(cloud.calls, cloud.parameters, strict=True) if name == operation]
+    coded = [one.get("LaunchSpecification", one.get("LaunchTemplateData", one))["UserData"] for one in sent]
+    return [one if one.startswith("#!") else base64.b64decode(one).decode() for one in coded[:2]]
+
+
+def test_an_attached_launch_goes_on_with_fewer_if_it_was_begun_so_and_as_it_is_told_now(fake_session, again, wait_for, monkeypatch):
+    monkeypatch.setattr(replacing, "GATHER_SECONDS", 0.01)
+    cloud = FakeAws()
+    session = fake_session(cloud)
+    launch = begun(session, cloud, "RunInstances")
+    launch.result(20)
+    session.leave()
+    speak(cloud, launch)
+    resumed = again(cloud, launch.uuid)
+    taken(cloud, resumed, wait_for)
+    assert resumed._conductor.replacing.policy == "shrink" and resumed.replacements == []
+    resumed.session.leave()
+    speak(cloud, launch)
+    called = []
+    resumed = again(cloud, launch.uuid, on_interruption=called.append)
+    machine = taken(cloud, resumed, wait_for)
+    wait_for(lambda: called == [machine])
+    with pytest.raises(RequestInvalid, match="on_interruption"):
+        attach(launch.uuid, on_interruption="panic")
+
+
+def test_a_function_for_interruptions_ends_with_its_process_and_attaching_says_so(fake_session, again, caplog):
+    cloud = FakeAws()
+    session = fake_session(cloud)
+    launch = begun(session, cloud, "RunInstances", on_interruption=print)
+    launch.result(20)
+    session.leave()
+    speak(cloud, launch)
+    resumed = again(cloud, launch.uuid)
+    resumed.result(20)
+    [warning] = [one.getMessage() for one in caplog.records if "on_interruption" in one.getMessage()]
+    assert str(launch.uuid) in warning and "ended with its process" in warning
+    assert resumed._conductor.replacing.policy == "shrink"
+    resumed.session.leave()
+    caplog.clear()
+    speak(cloud, launch)
+    again(cloud, launch.uuid, on_interruption="replace").result(20)
+    assert "on_interruption" not in caplog.text
