@@ -133,6 +133,14 @@ signed() {
 
 aws_cli() { timeout 60 aws --region "$region" "$@"; }
 
+# mine: whether this is the machine that the fuse was laid for, and not one that has come up from an image of it, with its timer and all.
+# Where the metadata don't answer it is.
+mine() {
+    imds instance-id || return 0
+    [[ -e $fuses/of ]] || echo "$found" >"$fuses/of"
+    [[ $(<"$fuses/of") == "$found" ]]
+}
+
 # burn: when this machine ends. `ends` is the hard end, `out` when the fuse has burnt down, in seconds since the epoch. A number in the
 # session's object that has grown is its sign of life, and lights the fuse anew; what cannot be read is none, and it burns on. Lines of
 # the object: `renewed NUMBER`, and LAUNCH with its hard end. What was learnt is in a file, for the next look may come after a reboot.
@@ -308,8 +316,8 @@ if [[ $object ]]; then
         echo 'set -uo pipefail'
         declare -p imds region launch object fuse ends began fuses
         echo 'token= role= expires='
-        declare -f say field http ask imds credentials signed aws_cli burn
-        echo burn
+        declare -f say field http ask imds credentials signed aws_cli mine burn
+        echo '! mine || burn'
         [[ ! $units ]] || echo wait
     } >"$fuses/run"
     if [[ $units ]]; then

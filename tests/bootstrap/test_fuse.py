@@ -107,6 +107,33 @@ def test_with_systemd_a_timer_looks_after_the_fuse_and_outlives_a_reboot(machine
     assert not (machine.root / "log").exists()
 
 
+def test_a_machine_from_an_image_of_another_is_not_put_out_by_the_fuse_that_came_with_it(machine, cloud, asked):
+    """Its own user data lays its own; until then the timer that is in the image finds another machine's fuse, which may be long over."""
+    units = machine.root / "units"
+    units.mkdir()
+    units.chmod(0o777)
+    machine.put("systemctl", f'echo "$*" >>{machine.root}/systemctl\n')
+    machine.boot("true", ends=time.time() + 3600, fuse_object=OBJECT, FLEETCTL_UNITS=str(units))
+    machine.wait(lambda: (machine.root / "systemctl").exists())
+    [command] = [line for line in (units / "fleetctl-fuse.service").read_text().splitlines() if line.startswith("ExecStart=")]
+    environment = {"PATH": f"{machine.root}/bin:/usr/bin:/bin", "AWS_ENDPOINT_URL": cloud.url}
+
+    def timer():
+        subprocess.run(command.removeprefix("ExecStart=").split(), check=True, env=environment, capture_output=True)
+
+    timer()
+    machine.stop()
+    past = state(machine)
+    (machine.root / "state" / f"{machine.launch}-fuse" / "state").write_text(f"{past[0]} 1 1 0/none\n")  # it was over long ago
+    own, before = cloud.metadata["instance-id"], len(asked())
+    cloud.metadata["instance-id"] = "i-0123456789abcdef1"
+    timer()
+    assert asked()[before:] == []
+    cloud.metadata["instance-id"] = own
+    timer()
+    assert asked()[-1] == "-P now", "on the machine that it was laid for it still burns"
+
+
 def test_nobody_but_root_may_change_what_the_timer_runs(machine, cloud):
     machine.boot("true", ends=time.time() + 3600, fuse_object=OBJECT)
     looked(cloud)
