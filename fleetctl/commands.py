@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .bootstrap import Program
 from .errors import MachineError, RequestInvalid
@@ -16,7 +16,11 @@ from .futures import Pending
 from .machines import Home, Machine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gridworker import Grid
+
+    G = TypeVar("G", bound=Grid)
 
 PORT = 6379
 GRACE_SECONDS = 90  # what nodes have to finish calls when EC2 takes their machine: a little less than the boot script gives them
@@ -29,33 +33,48 @@ IFS= read -r -t 5 auth <&3
 IFS= read -r -t 5 pong <&3
 [[ $auth == +OK* && $pong == +PONG* ]]"""
 
-_SERVE = """umask 077
+_CONFIGURE = """umask 077
 read -r password _ < "$GRIDWORKER_SECRET_FILE"
 printf '%s\\n' "bind $FLEETCTL_IP" "port {port}" "requirepass $password" "dir $FLEETCTL_RUN" 'save ""' "appendonly {append}" \\
-  > "$FLEETCTL_RUN/server.conf"
-exec "$(command -v valkey-server || command -v redis-server)" "$FLEETCTL_RUN/server.conf\""""
+  > "$FLEETCTL_RUN/server.conf\""""
+
+_SERVER = '"$(command -v valkey-server || command -v redis-server)" "$FLEETCTL_RUN/server.conf"'
+
+# whichever fails, the commands fail at once; a distributor that was told to leave leaves the server alone
+_BESIDE = """{server} &
+{node} &
+wait -n
+wait"""
 
 
-def server(*, port: int = PORT, durable: bool = False) -> Program:
+def server(*, port: int = PORT, durable: bool = False, distributor: str = "", log: str = "info") -> Program:
     """A Redis or Valkey server for one or more grids, on the machine's private address, with the session's password.
 
     Ready when it answers PING. The machine's image must have valkey-server or redis-server ≥ 7.0. `durable` has it append every change to
     a file, synced once a second: needed where requests are made with `durable=True`, and slower (docs/reliability.md says by how much).
+    `distributor`: names of pools, separated by commas, whose distributors run beside it, so that they need no machine of their own.
     """
-    port = _whole("port", port, 1, 65535)
-    return Program((_SERVE.format(port=port, append="yes" if durable else "no"),), check=_PING.format(port=port), secret=True)
+    port = whole("port", port, 1, 65535)
+    configure, ping = _CONFIGURE.format(port=port, append="yes" if durable else "no"), _PING.format(port=port)
+    if not distributor:
+        return Program((f"{configure}\nexec {_SERVER}",), check=ping, secret=True)
+    node = _node(["--distributor", distributor], '"$FLEETCTL_IP"', log, port)
+    return Program((f"{configure}\n{_BESIDE.format(server=_SERVER, node=node)}",), check=f"{ping}\n{_REGISTERED}", secret=True)
 
 
 def distributor(pools: str, server: Machine, *, helper: int = 100, log: str = "info", port: int = PORT) -> Program:
     """Distributors for `pools` (names, separated by commas) at that server. `helper` is their period of reaping and hoisting, ms."""
-    _whole("helper", helper, 1, 3_600_000)
-    return _node(["--distributor", pools, "--helper", str(helper)], server, log, port)
+    whole("helper", helper, 1, 3_600_000)
+    return _nodes(["--distributor", pools, "--helper", str(helper)], server, log, port)
 
 
-def worker(n: int, pool: str, server: Machine, *, log: str = "info", port: int = PORT) -> Program:
-    """`n` worker processes of `pool` at that server. Ready once all are registered."""
-    _whole("n", n, 1, 10_000)
-    return _node(["--worker", str(n), "--pool", pool], server, log, port)
+def worker(n: int | None, pool: str, server: Machine, *, log: str = "info", port: int = PORT) -> Program:
+    """`n` worker processes of `pool` at that server; None: one for each processor of the machine. Ready once all are registered.
+
+    Their names are the instance's id with a number: `i-0a1b2c3d.1`.
+    """
+    number = '"$(nproc)"' if n is None else str(whole("n", n, 1, 10_000))
+    return _nodes(["--pool", pool], server, log, port, f'--worker {number} --stem "$FLEETCTL_INSTANCE"')
 
 
 def connect_grid(server: Machine, *, port: int = PORT, session: Home | None = None) -> Pending[Grid]:
@@ -70,18 +89,27 @@ def connect_grid(server: Machine, *, port: int = PORT, session: Home | None = No
 async def _connect_grid(server: Machine, port: int, home: Home) -> Grid:
     from gridworker import Grid  # not every session has a grid
 
+    return await connected(server, port, home, Grid.connect)
+
+
+async def connected(server: Machine, port: int, home: Home, connect: Callable[..., G]) -> G:
+    """`connect(url, password=…, key=…)` through SSH. On the session's loop; its teardown closes the grid."""
     forward = await server.forward(port)
     password, key = home.secret.split()
-    grid = Grid.connect(forward.url, password=password, key=key)
+    grid = connect(forward.url, password=password, key=key)
     home.keep(lambda: asyncio.to_thread(_close, grid))
-    return await grid
+    await grid
+    return grid
 
 
 def _close(grid: Grid) -> None:
     grid.close()
 
 
-def _node(what: list[str], server: Machine, log: str, port: int) -> Program:
+_REGISTERED = '[[ -e "$FLEETCTL_RUN/registered" ]]'
+
+
+def _nodes(what: list[str], server: Machine, log: str, port: int, more: str = "") -> Program:
     if not isinstance(server, Machine):
         raise RequestInvalid(
             f"server is the machine that bring_up_one_spot resolved to, not {server!r}",
@@ -91,13 +119,18 @@ def _node(what: list[str], server: Machine, log: str, port: int) -> Program:
         )
     if not server.ip:
         raise MachineError(f"{server!r} has not reported its address", todo="await its launch first")
-    words = ["exec", "python3", "-m", "gridworker", *what, "--host", server.ip, "--port", str(port), "--log", f"{log}:{server.ip}:{port}"]
-    words += ["--grace", str(GRACE_SECONDS)]
-    line = f'{shlex.join(words)} --ready-file "$FLEETCTL_RUN/registered"'
-    return Program((line,), check='[[ -e "$FLEETCTL_RUN/registered" ]]', secret=True)
+    return Program((f"exec {_node(what, shlex.quote(server.ip), log, port, more)}",), check=_REGISTERED, secret=True)
 
 
-def _whole(name: str, value: int, least: int, most: int) -> int:
+def _node(what: list[str], ip: str, log: str, port: int, more: str = "") -> str:
+    """The line that runs nodes; `ip` and `more` are shell text."""
+    words = shlex.join(["python3", "-m", "gridworker", *what, "--port", str(port), "--grace", str(GRACE_SECONDS)])
+    where = f"--host {ip} --log {shlex.quote(log)}:{ip}:{port}"
+    return f'{words} {where} {more}{more and " "}--ready-file "$FLEETCTL_RUN/registered"'
+
+
+def whole(name: str, value: int, least: int, most: int) -> int:
+    """The value, if it is a whole number between those. Raises RequestInvalid."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise RequestInvalid(f"{name} is a whole number between {least} and {most}, not {value!r}", alias=name, found=value)
     return value

@@ -18,19 +18,18 @@ from rich.table import Table
 import gridworker
 from gridworker.bogosity import bogosity, without_nodes
 
-from . import commands, profiles
-from .commands import connect_grid
+from . import profiles
 from .errors import FleetError
+from .grid import bring_up_grid
 from .handle import Launch
 from .profiles import local_cloud
 from .session import Session
-from .spot import bring_up_one_spot, bring_up_spots, teardown_all
+from .spot import teardown_all
 
 REQUEST: dict[str, Any] = {  # a plain RequestSpotInstances dictionary; the profile fills in image, key, role and group
     "SpotPrice": "0.01",
     "LaunchSpecification": {"InstanceType": "t3.micro", "NetworkInterfaces": [{"DeviceIndex": 0}]},
 }
-POOL = "pool"
 ALL_LOGS = 1_000_000
 KEPT = """kept. To look at it:
   export FLEETCTL_HOME={home}
@@ -61,34 +60,26 @@ def run(workers: int, jobs: int, reclevel: int, *, keep: bool, console: Console)
 
 
 async def _main(session: Session, workers: int, jobs: int, reclevel: int, keep: bool, console: Console) -> dict[str, Any]:
-    launches: dict[str, Launch[Any]] = {}
     began = time.monotonic()
     console.print(f"bringing up a server, a distributor and {workers} workers …")
-    launches["server"] = bring_up_one_spot(REQUEST, commands.server(), session=session, subnet="public", itype="m3.medium", price=0.05)
-    server = await launches["server"]
-    distributor = commands.distributor(POOL, server, helper=100, log="debug")
-    worker = commands.worker(1, POOL, server, log="debug")
-    launches["distributor"] = bring_up_spots(REQUEST, 1, distributor, session=session, subnet="private")
-    launches["workers"] = bring_up_spots(REQUEST, workers, worker, session=session, subnet="private")
-    await launches["distributor"]
-    machines = await launches["workers"]
+    server = {"itype": "m3.medium", "price": 0.05}
+    grid = await bring_up_grid(REQUEST, workers, each=1, server=server, distributors=1, log="debug", subnet="private", session=session)
     up_seconds = time.monotonic() - began
-    up = 2 + len(machines.succeeded)
+    up = 2 + len(grid.machines.succeeded)
     console.print(f"{up} machines up in {up_seconds:.1f} s, ${session.cost().per_hour:.4f} an hour", highlight=False)
 
-    grid = await connect_grid(server, session=session)
     console.print(f"asking the grid for {jobs} jobs of level {reclevel} …")
     calls = [(bogosity, 1, number, reclevel, jobs, f"demo {time.time_ns()}") for number in range(jobs)]
     calls = [(*call[:-1], calls[0][-1]) for call in calls]  # one tag for all, so that equal calls are shared
     began = time.monotonic()
-    results = await grid.requests(POOL, calls)
+    results = await grid.requests(calls)
     seconds = time.monotonic() - began
     _compare(calls, results)
 
     executed = grid.status().executed
     report: dict[str, Any] = {
         "machines": {"wanted": workers + 2, "up": up, "seconds": round(up_seconds, 3)},
-        "ec2_calls": _ec2_calls(session, launches),
+        "ec2_calls": _ec2_calls(session, dict(zip(("server", "distributor", "workers"), grid.launches, strict=True))),
         "jobs": _jobs(jobs, reclevel, len(results), sum(executed.values()), seconds),
         "nodes": executed,
         "log_lines": len(grid.logs("debug", last=ALL_LOGS)),

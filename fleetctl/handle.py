@@ -19,12 +19,12 @@ from .futures import Pending
 from .launch import Conductor
 from .lifecycle import LaunchState, MachineState
 from .machines import Machine, Machines
+from .watched import Watched
 
 if TYPE_CHECKING:
     from .session import Session
 
 T = TypeVar("T")
-CANCEL_SECONDS = 60.0  # what an interrupted `.result()` gives the cancelling before it lets go
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +51,27 @@ class Progress:
     so_far: float = 0.0
     budget: float | None = None  # the session's
     soon: str = ""  # what is to be said of their end, if it is near
+    what: str = ""  # which of several launches of one thing it is
 
     def __str__(self) -> str:
         kind = f" × {self.type}" if self.type else ""
         why = f" ({', '.join(f'{n} {status}' for status, n in self.waiting)})" if self.waiting and self.pending else ""
         taken = f"{self.interrupted} interrupted · " if self.interrupted else ""
+        of_what = f"{self.what}: " if self.what else ""
         of = f" of ${self.budget:.2f}" if self.budget is not None else ""
         return (
-            f"{self.up}/{self.wanted}{kind} up · {self.pending} pending{why} · {self.failed} failed · {taken}"
+            f"{of_what}{self.up}/{self.wanted}{kind} up · {self.pending} pending{why} · {self.failed} failed · {taken}"
             f"{self.elapsed:.1f} s of {self.allowed:.0f} s · ${self.per_hour:.4f}/h, ${self.so_far:.4f}{of} so far"
             f"{self.soon and ' · '}{self.soon}"
         )
 
 
-class Launch(Pending[T], Generic[T]):
+class Launch(Watched[T], Generic[T]):
     """One bring-up under way. It goes on whether or not anybody waits.
 
     `await launch` and `launch.result()` give the machines, and raise LaunchFailed, RequestInvalid or AwsError when there are too few.
     A waiter that is cancelled (a timeout, an interrupted cell) leaves the launch running and says so. `launch.cancel()`, or Ctrl-C in
-    `.result()`, ends it.
+    `.result()`, ends it; one that another process has begun goes on.
     """
 
     def __init__(self, conductor: Conductor, session: Session, choose: Callable[[Machines], T]) -> None:
@@ -149,42 +151,8 @@ class Launch(Pending[T], Generic[T]):
         self._conductor.cancel()
         await self._conductor.settled.wait()
 
-    def result(self, timeout: float | None = None) -> T:
-        """Block for the machines. Raises TimeoutError after `timeout` seconds (the launch goes on).
-
-        Ctrl-C cancels the launch; one that another process has begun goes on.
-        """
-        until = None if timeout is None else time.monotonic() + timeout
-        try:
-            with display.progress(self) as tick:
-                while not self.done():
-                    left = None if until is None else until - time.monotonic()
-                    if left is not None and left <= 0:
-                        break
-                    concurrent.futures.wait([self._future], min((t for t in (left, tick.seconds) if t is not None), default=None))
-                    tick.show()
-            if not self.done():
-                raise TimeoutError(f"{self!r} goes on; wait again, or end it with .cancel()")
-            return self._outcome(0)
-        except KeyboardInterrupt:
-            if not self.done() and not self._conductor.resumed:
-                display.say(f"interrupted: cancelling {self!r}")
-                self.cancel().result(CANCEL_SECONDS)
-            raise
-
-    async def _wait(self) -> T:
-        """Wait with progress where somebody looks. The ticks run on the waiter's own loop, so a busy cell only delays what is shown."""
-        over = self._over()
-        try:
-            with display.progress(self) as tick:
-                while not self.done():
-                    await asyncio.wait([over], timeout=tick.seconds)
-                    tick.show()
-        except asyncio.CancelledError:
-            if not self.done():
-                display.say(f"no longer waiting; {self!r} goes on. Await it again, or end it with .cancel() or teardown(…)")
-            raise
-        return self._outcome(None)
+    def _give_up(self) -> Pending[None] | None:
+        return None if self._conductor.resumed else self.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Machine]:
         """The machines in the order in which they get ready; ends with the launch, and raises what the launch raises."""

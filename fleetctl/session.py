@@ -45,6 +45,7 @@ from .notify import Channel
 from .prices import Tariff
 from .profiles import Profile
 from .receipt import Receipt
+from .retiring import Parts, retire
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -218,6 +219,12 @@ class Session:
         launches = await self._stop(launches)
         ids = {str(one.uuid) for one in launches}
         return self._checked(await self._end(Estate.read(self.id, self.profile.region, self.ledger.entries(), ids), launches, ids))
+
+    async def teardown_machines(self, parts: Parts) -> Receipt:
+        """End some machines of launches that go on."""
+        receipt = await retire(self.call, self.id, self.profile.region, self.ledger.entries(), parts, self._rate)
+        attempt(self.ledger.seen_gone, receipt.proved)
+        return self._checked(receipt)
 
     def teardown_all(self) -> Coroutine[Any, Any, Receipt]:
         """End everything that this session made, the channel too. Raises StillBilling when anything is not seen to be gone.

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from uuid import uuid4
 
 from . import bootstrap, fuse, shapes, topup
@@ -23,6 +23,7 @@ from .order import Order
 from .profiles import Profile
 from .receipt import Receipt
 from .replacing import Replacing
+from .retiring import retirable
 from .session import Session, current
 from .topup import Pool
 
@@ -65,8 +66,9 @@ def bring_up_spots(
     ChannelSilent; everything of a failed launch has then been cancelled and terminated.
     """
     return _bring_up(
-        request, n, cmds, minimum, minutes, lifetime, hours, on_interruption, fallback, session, aliases, lambda machines: machines
-    )
+        request, n, cmds, lambda machines: machines, minimum=minimum, minutes=minutes, lifetime=lifetime, hours=hours,
+        on_interruption=on_interruption, fallback=fallback, session=session, **aliases,
+    )  # fmt: skip
 
 
 def bring_up_one_spot(
@@ -83,8 +85,9 @@ def bring_up_one_spot(
 ) -> Launch[Machine]:
     """Bring up one machine; as `bring_up_spots`, but resolves to the machine itself."""
     return _bring_up(
-        request, 1, cmds, 1, minutes, lifetime, hours, on_interruption, fallback, session, aliases, lambda found: found.succeeded[0]
-    )
+        request, 1, cmds, lambda found: found.succeeded[0], minutes=minutes, lifetime=lifetime, hours=hours,
+        on_interruption=on_interruption, fallback=fallback, session=session, **aliases,
+    )  # fmt: skip
 
 
 def preflight(
@@ -113,13 +116,19 @@ def preflight(
     return session.submit(looking(), "preflight")
 
 
-def teardown(launch: Launch[Any], *, session: Session | None = None) -> Pending[Receipt]:
-    """End one launch, whatever its state, and prove it; by the session that began it.
+def teardown(what: Launch[Any] | Machine | Machines | Sequence[Machine], *, session: Session | None = None) -> Pending[Receipt]:
+    """End one launch, whatever its state, or some machines of launches that are up and go on; and prove it. By the session that began it.
 
-    Resolves to the receipt; raises StillBilling when something may still cost.
+    Volumes that outlive such machines are ended with their launch. Resolves to the receipt; raises StillBilling when something may still
+    cost, and RequestInvalid at once for machines that this session has not brought up, or of a launch that is not up yet.
     """
-    session = session or launch.session
-    return session.submit(session.teardown([launch._conductor]), f"teardown of {launch.uuid}")
+    if isinstance(what, Launch):
+        session = session or what.session
+        return session.submit(session.teardown([what._conductor]), f"teardown of {what.uuid}")
+    machines = [what] if isinstance(what, Machine) else list(what.values()) if isinstance(what, Machines) else list(what)
+    homes = {one.home for one in machines}
+    home = session or next((one for one in homes if isinstance(one, Session)), None) or current()
+    return home.submit(home.teardown_machines(retirable(home.launches, machines)), f"teardown of {len(machines)} machine(s)")
 
 
 def teardown_all(*, session: Session | None = None) -> Pending[Receipt]:
@@ -141,25 +150,43 @@ def extend(hours: float, *, session: Session | None = None) -> Pending[datetime]
     return session.submit(session.extend(hours), "extension")
 
 
-def _bring_up(
+class Asked(NamedTuple):
+    """What was asked for, as far as it can be told right or wrong before anything is sent."""
+
+    session: Session
+    program: Program
+    policy: Policy
+    minimum: int
+    pools: list[Pool]
+
+
+def asked(
     request: dict[str, Any],
     n: int,
     cmds: Commands,
-    minimum: int | None,
-    minutes: float,
-    lifetime: str,
-    hours: float,
-    on_interruption: Policy,
-    fallback: str | None,
-    session: Session | None,
-    aliases: Mapping[str, Any],
-    choose: Callable[[Machines], T],
-) -> Launch[T]:
+    *,
+    minimum: int | None = None,
+    minutes: float = 10,
+    lifetime: str = "session",
+    hours: float = fuse.HOURS,
+    on_interruption: Policy = "shrink",
+    fallback: str | None = None,
+    session: Session | None = None,
+    **aliases: Any,
+) -> Asked:
+    """Raises at once what `bring_up_spots` raises at once: RequestInvalid, ProfileError, NotConnected."""
     session = session or current()
     minimum = n if minimum is None else minimum
     _check_numbers(n, minimum, minutes, lifetime, hours)
     program, policy = bootstrap.program(cmds), checked(on_interruption)
-    pools = _pools(session.profile, request, n, fallback, aliases)
+    return Asked(session, program, policy, minimum, _pools(session.profile, request, n, fallback, aliases))
+
+
+def _bring_up(
+    request: dict[str, Any], n: int, cmds: Commands, choose: Callable[[Machines], T], *, minutes: float, lifetime: str, hours: float,
+    **options: Any,
+) -> Launch[T]:  # fmt: skip
+    session, program, policy, minimum, pools = asked(request, n, cmds, minutes=minutes, lifetime=lifetime, hours=hours, **options)
 
     def like_this(wanted: int, least: int, hours: float) -> Conductor:
         now, shown = time.time(), session.place.whole(fuse.KEY)

@@ -1,8 +1,11 @@
 """The lines that start gridworker's processes: run by a real bash, with a real server."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ def machine(tmp_path):
     """What the boot script gives to the commands of a machine, at an address that nothing else uses."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "valkey-server").symlink_to(find())
-    (tmp_path / "secret").write_text("5ec2e7 4e1\n")
+    (tmp_path / "secret").write_text(f"5ec2e7 {'4e' * 16}\n")
     return {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "FLEETCTL_IP": "127.0.0.1",
@@ -90,3 +93,51 @@ def test_the_check_fails_where_the_password_is_wrong_or_nothing_listens(machine,
 def test_wrong_arguments_are_refused_in_words(make, words):
     with pytest.raises(RequestInvalid, match=words):
         make()
+
+
+@pytest.fixture
+def head(machine, tmp_path):
+    """A server with a distributor beside it, both up; every process of it ends with the test."""
+    python = tmp_path / "bin" / "python3"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    program = commands.server(port=free_port(), distributor="pool,other")
+    script = ["bash", "-euo", "pipefail", "-c", program.lines[0]]
+    env = {**machine, "PYTHONPATH": str(Path(__file__).parents[1])}
+    head = subprocess.Popen(script, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while True:
+            check = bash(program.check, machine)
+            said = check.communicate(timeout=30)
+            if not check.returncode:
+                break
+            assert head.poll() is None, said
+        yield head
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+        head.wait(30)
+
+
+def beside(head, word):
+    """The process of the head's own whose command line has that word; None once it has ended."""
+    for pid in Path(f"/proc/{head.pid}/task/{head.pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if word in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+    return None
+
+
+def test_a_distributor_beside_the_server_may_leave_it(head):
+    os.kill(beside(head, b"--distributor"), signal.SIGTERM)
+    while beside(head, b"--distributor"):
+        assert head.poll() is None
+    assert head.poll() is None
+    os.kill(beside(head, b"-server"), signal.SIGTERM)
+    assert head.wait(30) == 0
+
+
+@pytest.mark.parametrize("which", [b"--distributor", b"-server"])
+def test_where_the_server_or_its_distributor_breaks_the_commands_fail(head, which):
+    os.kill(beside(head, which), signal.SIGKILL)
+    assert head.wait(30) == 128 + signal.SIGKILL
