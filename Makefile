@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup test retest check demo bench mutants chaos clean
+.PHONY: setup sshd test retest check demo bench mutants chaos clean
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -10,7 +10,11 @@ setup: .venv/.ready
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-test: setup
+sshd:                   # in CI the tests get OpenSSH's server, which is not started; elsewhere those that want it are skipped without it
+	@[ -z "$$CI" ] || [ -x /usr/sbin/sshd ] || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { apt-get -qq update && \
+	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends openssh-server; } >/dev/null || true
+
+test: setup sshd
 	$(BIN)/python -m pytest
 
 retest: setup           # the tests that failed the last time, one after the other; many of them are no accident

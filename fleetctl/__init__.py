@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .commands import connect_grid
     from .cost import Cost
     from .errors import BudgetExceeded, FleetError, LaunchFailed, NeverReported, NotConnected, RequestInvalid, ScriptFailed, StillBilling
+    from .fabric import Hosts, hosts
     from .grid import FleetGrid, bring_up_grid
     from .handle import Launch, Progress
     from .machines import Machine, Machines
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 __all__ = [
     # verbs
     "attach", "bring_up_grid", "bring_up_one_spot", "bring_up_spots", "commands", "connect", "connect_grid", "current", "extend",
-    "preflight", "teardown", "teardown_all",
+    "hosts", "preflight", "teardown", "teardown_all",
     # what they give and take
-    "Cost", "FleetGrid", "Launch", "Machine", "Machines", "Preflight", "Program", "Progress", "Receipt", "Session",
+    "Cost", "FleetGrid", "Hosts", "Launch", "Machine", "Machines", "Preflight", "Program", "Progress", "Receipt", "Session",
     # what they raise
     "BudgetExceeded", "FleetError", "LaunchFailed", "NeverReported", "NotConnected", "RequestInvalid", "ScriptFailed", "StillBilling",
     "TooFewMachines",
@@ -42,6 +43,7 @@ _HOMES = {
     "bring_up_one_spot": "spot", "bring_up_spots": "spot", "extend": "spot", "preflight": "spot",
     "teardown": "spot", "teardown_all": "spot",
     "bring_up_grid": "grid", "FleetGrid": "grid",
+    "Hosts": "fabric", "hosts": "fabric",
     "connect": "session", "current": "session", "Session": "session", "connect_grid": "commands",
     "Cost": "cost", "Launch": "handle", "Progress": "handle", "Machine": "machines", "Machines": "machines",
     "Preflight": "checks", "Program": "bootstrap", "Receipt": "receipt",

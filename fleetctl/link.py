@@ -6,12 +6,17 @@
 A session makes at most HANDSHAKES at a time: a hundred at once would take each other's time, and all ways into a private subnet lead
 through one server, which drops what is too much (sshd_config(5), MaxStartups: from ten on). What is dropped, and what is not listening
 yet, is tried again for SECONDS.
+
+A server bears so many commands and copies at a time on one connection (sshd_config(5), MaxSessions: ten); those beyond SESSIONS take a
+further connection, which is kept like the first.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +27,20 @@ from .errors import MachineError
 if TYPE_CHECKING:
     import asyncssh
 
-    from .ssh import Forward
+    from .ssh import Address, Forward, Found, Tied
 
 HANDSHAKES = 8
+SESSIONS = 8  # commands and copies at a time on one connection
 SECONDS = 20.0  # from the first try to the last
-PAUSES = (0.3, 0.6, 1.2, 2.4, 4.8)  # seconds between tries; the last repeats
+PAUSES = (0.3, 0.6, 1.2, 2.4)  # seconds between tries, give or take a half; the last repeats
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """How a machine is reached. `host_key` is what the machine itself has reported; `inside` its private address."""
+    """How a machine is reached. `host_key` is what the machine itself has reported; `inside` its private address.
+
+    Of one that has not been launched here, `known` says what the user and ~/.ssh say of it.
+    """
 
     host: str
     port: int
@@ -40,6 +49,7 @@ class Where:
     key_file: Path | None
     name: str
     inside: str
+    known: tuple[Address, Found] | None = None
 
 
 class Link:
@@ -50,6 +60,8 @@ class Link:
         self._opening: asyncio.Task[asyncssh.SSHClientConnection] | None = None
         self._at: tuple[Where, Link | None] | None = None  # where that leads, and through whom
         self._closed = False
+        self._busy = 0  # sessions that this connection carries
+        self._further: Link | None = None
 
     def __repr__(self) -> str:
         return f"<link {self.state}>"
@@ -91,32 +103,53 @@ class Link:
             left = SECONDS - (asyncio.get_running_loop().time() - began)
             try:
                 async with self._gate:
+                    if where.known is not None:
+                        return await ssh.connect_known(*where.known, via=via, seconds=max(1.0, left))
                     return await ssh.connect(where.host, where.port, user=where.user, host_key=where.host_key,
                                              key_file=where.key_file, via=via, seconds=max(1.0, left))  # fmt: skip
             except MachineError as error:
-                pause = PAUSES[min(tries, len(PAUSES) - 1)]
+                # give or take: those that were dropped together must not come together again
+                pause = PAUSES[min(tries, len(PAUSES) - 1)] * random.uniform(0.5, 1.5)
                 if not error.fields.get("again") or left < pause:
                     raise
                 tries += 1
                 await asyncio.sleep(pause)
 
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[asyncssh.SSHClientConnection]:
+        """A connection on which there is room for one more session, for as long as the block runs. Raises MachineError."""
+        link = self
+        while link._busy >= SESSIONS:
+            if link._further is None:
+                link._further = Link(self._where, self._gate, self._via)
+                link._further._closed = link._closed
+            link = link._further
+        link._busy += 1
+        try:
+            yield await link.connection()
+        finally:
+            link._busy -= 1
+
     async def run(self, what: Command) -> Done:
         """Run a command. Raises MachineError, never for its exit code."""
         from . import ssh
 
-        return await ssh.run(await self.connection(), what, self._where().name)
+        async with self.session() as connection:
+            return await ssh.run(connection, what, self._where().name)
 
     async def put(self, local: Path, remote: str) -> None:
         """Copy a file or a tree there. Raises MachineError."""
         from . import ssh
 
-        await ssh.put(await self.connection(), local, remote, self._where().name)
+        async with self.session() as connection:
+            await ssh.put(connection, local, remote, self._where().name)
 
     async def get(self, remote: str, local: Path) -> None:
         """Copy a file or a tree from there. Raises MachineError."""
         from . import ssh
 
-        await ssh.get(await self.connection(), remote, local, self._where().name)
+        async with self.session() as connection:
+            await ssh.get(connection, remote, local, self._where().name)
 
     async def forward(self, port: int, host: str | None) -> Forward:
         """A Unix socket here that leads to that port of the machine's private address, or of `host` as it sees it. Raises MachineError."""
@@ -126,9 +159,19 @@ class Link:
         to = host or where.inside
         return await ssh.forward(await self.connection(), to, port, f"{to}:{port} through {where.user}@{where.host}:{where.port}")
 
+    async def tied(self, program: str, *, before: str = ":", after: str = ":", stdin: str = "") -> Tied:
+        """Start a program that ends with its connection; see `ssh.tied`. Raises MachineError."""
+        from . import ssh
+
+        rooms = AsyncExitStack()
+        connection = await rooms.enter_async_context(self.session())
+        return await ssh.tied(rooms, connection, program, self._where().name, before=before, after=after, stdin=stdin)
+
     async def aclose(self) -> None:
         """End the connection; it is not made again. Harmless when repeated."""
         self._closed = True
+        if self._further is not None:
+            await self._further.aclose()
         if (task := self._let_go()) is not None:
             await asyncio.gather(task, return_exceptions=True)
 

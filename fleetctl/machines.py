@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
 
-from .command import Command, Done, command
 from .cost import Span
-from .errors import MachineError, RequestInvalid
-from .futures import Pending
+from .errors import MachineError
+from .hands import Base, Hands, Many
 from .lifecycle import MachineState, Slot
-from .link import Link, Where
-from .outcomes import AT_ONCE, Outcomes, on_each
+from .link import Where
+from .outcomes import AT_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
-    from .ssh import Forward
+    from .futures import Pending
+    from .outcomes import Outcomes
 
 T = TypeVar("T")
 
@@ -37,7 +33,7 @@ FIELDS = (
     "ssh_port",
     "ssh_key",
     "exit_code",
-    "tail",
+    "log_tail",
     "price",
     "taken_at",
     "rebalance",
@@ -45,7 +41,7 @@ FIELDS = (
 SHOWN = ("instance_id", "state", "type", "zone", "ip", "host", "price")
 
 
-class Home(Protocol):
+class Home(Base, Protocol):
     """What a machine needs of its session."""
 
     key_file: Path | None
@@ -54,33 +50,25 @@ class Home(Protocol):
     def secret(self) -> str:
         """The password of the grid's server and the grid's key."""
 
-    handshakes: asyncio.Semaphore
 
-    def submit(self, work: Coroutine[Any, Any, Any], what: str) -> Pending[Any]:
-        """Run a coroutine on the session's loop."""
-
-    def keep(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Call this when the session tears down; it must bear being called when there is nothing left to close."""
-
-
-class Machine(Mapping[str, Any]):
+class Machine(Hands, Mapping[str, Any]):
     """One machine. What it knows of itself stands in attributes and in items alike: `machine.ip`, `machine["ip"]`.
 
     `ip` is its private IPv4, `host` its public DNS name, `state` a MachineState, `request_id` its spot request (None without one),
     `price` USD an hour: what the spot market takes where that is known, else the cap; `per_hour` has its volumes and public address too.
     `via` may be set to another machine that SSH is to go through, as into a private subnet.
-    `taken_at` is the time at which EC2 takes it back,
+    `log_tail` is the end of its commands' log, once they have failed, `taken_at` is the time at which EC2 takes it back,
     `rebalance` when EC2 recommended to rebalance, which is advice and no more (both ISO, or empty).
     """
 
-    __slots__ = ("_link", "_rate", "_slot", "_span", "home", "via")
+    __slots__ = ("_rate", "_slot", "_span")
+    home: Home
 
     def __init__(
         self, slot: Slot, home: Home, rate: Callable[[Slot], float | None], span: Callable[[Slot], Span | None] = lambda slot: None
     ) -> None:
-        self._slot, self.home, self._rate, self._span = slot, home, rate, span
-        self._link: Link | None = None
-        self.via: Machine | None = None
+        super().__init__(home)
+        self._slot, self._rate, self._span = slot, rate, span
 
     def __repr__(self) -> str:
         shown = [self.instance_id or self._slot.key, self.state, self.type, self.ip, self.notice]
@@ -108,6 +96,11 @@ class Machine(Mapping[str, Any]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} is a live view that belongs to its session and cannot be copied or sent; dict(machine) can")
+
+    @property
+    def called(self) -> str:
+        """What messages call it: its instance id, as soon as it has one."""
+        return self.instance_id or self._slot.key
 
     @property
     def instance_id(self) -> str | None:
@@ -151,29 +144,7 @@ class Machine(Mapping[str, Any]):
         if name not in FIELDS:
             raise AttributeError(f"a machine has no {name!r}; it has {', '.join(FIELDS)}")
         report = self._slot.report
-        return getattr(report, name) if report is not None else None
-
-    def run(
-        self, what: str | Sequence[str] | Command, *, check: bool = True, cwd: str = "", env: Mapping[str, str] | None = None,
-        stdin: str | bytes = b"", timeout: float | None = None, combine: bool = False,
-    ) -> Pending[Done]:  # fmt: skip
-        """Run shell text, or the words of a program, as the login user. Await it for what it wrote, and its exit code.
-
-        The options are those of `Command`. Raises CommandFailed unless it ends with exit code 0 (`check=False`: never), MachineError when
-        the machine cannot be reached, or `timeout` is over.
-        """
-        to_do = command(what, cwd=cwd, env=env, stdin=stdin, timeout=timeout, combine=combine)
-
-        async def run() -> Done:
-            done = await self.link().run(to_do)
-            return done.check() if check else done
-
-        return self.home.submit(run(), f"{to_do!r} on {self.instance_id}")
-
-    def put(self, local: str | Path, remote: str = ".") -> Pending[None]:
-        """Copy a file or a tree to the machine: into `remote` if that is a directory there, else under that name. Raises MachineError."""
-        path = Path(local).expanduser().absolute()
-        return self.home.submit(self._over(lambda link: link.put(path, remote)), f"{path.name} to {self.instance_id}")
+        return getattr(report, name.removeprefix("log_")) if report is not None else None
 
     @overload
     def get(self, name: str, default: Any = None, /) -> Any: ...
@@ -186,32 +157,7 @@ class Machine(Mapping[str, Any]):
 
         Without it, what a mapping's `get` gives: an item, or the default. Raises MachineError.
         """
-        if to is None:
-            return super().get(name, default)
-        path = Path(to).expanduser().absolute()
-        return self.home.submit(self._over(lambda link: link.get(name, path)), f"{name} from {self.instance_id}")
-
-    def forward(self, port: int, *, host: str | None = None) -> Pending[Forward]:
-        """Open an SSH tunnel from a Unix socket here to `port` on the machine's private address, or on `host` seen from it.
-
-        Await it for a Forward, whose `path` is the socket. Raises MachineError when the machine has not reported or cannot be reached.
-        """
-        return self.home.submit(self._forward(port, host), f"forward to port {port} of {self.instance_id}")
-
-    async def _forward(self, port: int, host: str | None) -> Forward:
-        made = await self.link().forward(port, host)
-        self.home.keep(made.aclose)
-        return made
-
-    async def _over(self, work: Callable[[Link], Awaitable[T]]) -> T:
-        return await work(self.link())
-
-    def link(self) -> Link:
-        """The SSH connection that all of this goes through. On the session's loop."""
-        if self._link is None:
-            self._link = Link(self._where, self.home.handshakes, lambda: self.via.link() if self.via is not None else None)
-            self.home.keep(self._link.aclose)
-        return self._link
+        return super().get(name, default) if to is None else self._fetch(name, to)
 
     def _where(self) -> Where:
         report = self._slot.report
@@ -221,7 +167,7 @@ class Machine(Mapping[str, Any]):
         return Where(host, report.ssh_port, report.user, report.ssh_key, self.home.key_file, report.instance, report.ip)
 
 
-class Machines(Mapping[str, Machine]):
+class Machines(Many, Mapping[str, Machine]):
     """A launch's machines by spot request id (instance id where there is no spot request).
 
     `.succeeded`: ready, within the wanted count. `.extra`: ready beyond it; they cost money until the teardown. `.failed`: never ready and
@@ -276,19 +222,6 @@ class Machines(Mapping[str, Machine]):
         """The machines that were never ready: a command failed, or they did not come."""
         return [machine for machine in self._all.values() if machine.lost]
 
-    def run(
-        self, what: str | Sequence[str] | Command, *, check: bool = False, cwd: str = "", env: Mapping[str, str] | None = None,
-        stdin: str | bytes = b"", timeout: float | None = None, combine: bool = False, at_once: int = AT_ONCE,
-    ) -> Pending[Outcomes[Done]]:  # fmt: skip
-        """Run a command on all machines that are ready now, at most `at_once` at a time. Failures are values; see `Machine.run`."""
-        to_do = command(what, cwd=cwd, env=env, stdin=stdin, timeout=timeout, combine=combine)
-        return self._each(repr(to_do)[1:-1], lambda machine: machine.link().run(to_do), check, at_once)
-
-    def put(self, local: str | Path, remote: str = ".", *, check: bool = False, at_once: int = AT_ONCE) -> Pending[Outcomes[None]]:
-        """Copy a file or a tree to all machines that are ready now; see `Machine.put`."""
-        path = Path(local).expanduser().absolute()
-        return self._each(f"put {path.name}", lambda machine: machine.link().put(path, remote), check, at_once)
-
     @overload
     def get(self, key: str, /) -> Machine | None: ...
 
@@ -305,30 +238,10 @@ class Machines(Mapping[str, Machine]):
 
         Without it, what a mapping's `get` gives: a machine, or the default.
         """
-        if to is None:
-            return super().get(name, default)
-        into = Path(to).expanduser().absolute()
+        return super().get(name, default) if to is None else self._fetch(name, to, check=check, at_once=at_once)
 
-        async def fetch(machine: Machine) -> Path:
-            directory = into / str(machine.instance_id)
-            directory.mkdir(parents=True, exist_ok=True)
-            await machine.link().get(name, directory)
-            return directory
-
-        return self._each(f"get {name}", fetch, check, at_once)
-
-    def _each(self, what: str, work: Callable[[Machine], Awaitable[T]], check: bool, at_once: int) -> Pending[Outcomes[T]]:
-        ready = self.up
-        if not ready:
-            raise MachineError(f"no machine of {self!r} is ready, so there is none for: {what}", todo="wait for the launch")
-        if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
-            raise RequestInvalid("at_once is how many machines at a time, at least 1", alias="at_once", found=at_once)
-
-        async def all_of_them() -> Outcomes[T]:
-            outcomes = await on_each(what, {str(one.instance_id): partial(work, one) for one in ready}, at_once)
-            return outcomes.check() if check else outcomes
-
-        return ready[0].home.submit(all_of_them(), f"{what} on {len(ready)} machines")
+    def _reached(self) -> Sequence[Machine]:
+        return self.up
 
     @property
     def per_hour(self) -> float:

@@ -23,6 +23,7 @@ from uuid import uuid4
 import boto3
 
 from . import display, ec2, guard, profiles
+from .background import CLOSE_SECONDS, Background
 from .belongings import Belongings
 from .billing import described
 from .books import Books
@@ -33,7 +34,7 @@ from .ending import end
 from .errors import FleetError, LaunchFailed, NotConnected, StillBilling
 from .estate import Estate
 from .former import Former
-from .futures import Pending, submit
+from .futures import Pending
 from .guard import Guard
 from .journal import Journal, attempt
 from .keeper import Keeper
@@ -51,7 +52,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LEDGERS = "ledgers"
-CLOSE_SECONDS = 15.0  # what a tunnel, or the session's own loop, may take to close
 LEFT = "`fleetctl ls` shows what is left, `fleetctl down` ends it"
 
 
@@ -82,10 +82,7 @@ class Session:
         self._admitting = threading.Lock()  # from the look at the budget until the launch is one of those that count
         self._keeper = Keeper(self, self._books.admit_extension, self._books.tick)
         self._ending = asyncio.Lock()  # held by a teardown of everything
-        self._closers: list[Callable[[], Awaitable[None]]] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"fleetctl session {self.id}", daemon=True)
-        self._thread.start()
+        self._background = Background(f"fleetctl session {self.id}")
         self._leaving = threading.Lock()
         self._sidecar = sidecar
         self._guard: Guard | None = None
@@ -104,15 +101,15 @@ class Session:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The background loop."""
-        return self._loop
+        return self._background.loop
 
     def submit(self, work: Coroutine[Any, Any, T], what: str) -> Pending[T]:
         """Run a coroutine on the session's loop; it starts now. Raises FleetError when the session has ended."""
-        return submit(self._loop, work, what)
+        return self._background.submit(work, what)
 
     def keep(self, close: Callable[[], Awaitable[None]]) -> None:
         """Call this when the session tears down; the latest first."""
-        self._closers.append(close)
+        self._background.keep(close)
 
     async def channel(self) -> Channel:
         """The session's channel, opened and probed when first asked for; all who ask meanwhile share the attempt and its failure."""
@@ -171,8 +168,8 @@ class Session:
         self._stand_by()
         self._register(conductor)
         try:
-            self._loop.call_soon_threadsafe(conductor.start)
-            self._loop.call_soon_threadsafe(self._keeper.wake)
+            self.loop.call_soon_threadsafe(conductor.start)
+            self.loop.call_soon_threadsafe(self._keeper.wake)
         except RuntimeError:
             self.launches.remove(conductor)
             raise FleetError(f"{self!r} has ended", todo="connect again") from None
@@ -236,7 +233,7 @@ class Session:
     async def _teardown_all(self, launches: Sequence[Conductor]) -> Receipt:
         async with self._ending:
             launches = await self._stop(launches)
-            await self._close_ways()
+            await self._background.close_ways()
             await self._keeper.rest()
             await self._belongings.drop()
             receipt = await self._end(Estate.read(self.id, self.profile.region, self.ledger.entries()), launches, None)
@@ -288,16 +285,6 @@ class Session:
             raise error
         return receipt
 
-    async def _close_ways(self) -> None:
-        """Tunnels and grids, the latest first. One that breaks or hangs while it closes must not keep a teardown from its work."""
-        while self._closers:
-            close = self._closers.pop()
-            try:
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await close()
-            except Exception:
-                log.warning("%r did not close cleanly", close, exc_info=True)
-
     # --- the end --------------------------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
@@ -309,7 +296,7 @@ class Session:
 
     def _leave(self, *, well: bool) -> None:
         """`well`: what is left is left on purpose. Else the sidecar, if there is one, ends it as soon as the ledger is free."""
-        if threading.current_thread() is self._thread:
+        if threading.current_thread() is self._background.thread:
             raise RuntimeError("a session cannot be ended from its own thread: it would wait for itself")
         with self._leaving:
             if self.closed:
@@ -318,26 +305,20 @@ class Session:
             try:
                 self.submit(self._shut(), "closing of the session").result(2 * CLOSE_SECONDS)
             finally:
-                self._loop.call_soon_threadsafe(self._loop.stop)
-                self._thread.join(CLOSE_SECONDS)
-                self._loop.close()
+                self._background.stop()
                 self.ledger.close()
                 if self._guard is not None:
                     (self._guard.dismiss if well else self._guard.let_go)()
 
     async def _shut(self) -> None:
         """Nothing runs on the loop afterwards, and no connection is open."""
-        await self._close_ways()
+        await self._background.close_ways()
         for one in self.launches:
             if not one.settled.is_set():
                 one.abandon(LaunchFailed(f"{self!r} was left before launch {one.uuid} was over", left=[f"launch {one.uuid}"], todo=LEFT))
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await self._background.end_tasks()
         await self.aws.close()
-        await self._loop.shutdown_asyncgens()
-        await self._loop.shutdown_default_executor()
+        await self._background.shut()
 
     def close(self) -> Receipt:
         """Tear everything down, then let go. Blocks; harmless when repeated. Raises StillBilling."""

@@ -157,6 +157,12 @@ class _Visitor(asyncssh.SSHServer):
         return self._connection.forward_connection(target, dest_port)
 
 
+    def unix_connection_requested(self, dest_path: str) -> Any:
+        """A Unix socket of the instance: the daemon connects to it, with its own rights, as it does for files."""
+        assert self._connection is not None
+        return self._connection.forward_unix_connection(dest_path)
+
+
 class _Session(asyncssh.SSHServerProcess[bytes]):
     """A command, a shell, or a file transfer. Signals go to the command's process group inside the instance."""
 

@@ -353,7 +353,7 @@ def test_a_session_can_be_closed_and_left_again_and_again_from_any_thread(fake_s
     asyncio.run(from_other_threads())
     assert session.close().found == ()
     session.leave()
-    assert not session._thread.is_alive()
+    assert not session._background.thread.is_alive()
 
 
 def test_a_session_refuses_to_end_on_its_own_thread(fake_session):
@@ -409,10 +409,10 @@ def test_a_way_that_hangs_while_it_closes_holds_no_teardown_up(fake_session, mon
     cloud = FakeAws()
     session = fake_session(cloud)
     bring_up_one_spot(REQUEST, "true", session=session).result(10)
-    monkeypatch.setattr("fleetctl.session.CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("fleetctl.background.CLOSE_SECONDS", 0.05)
     session.keep(asyncio.Event().wait)
     assert down(session).remaining == ()
-    monkeypatch.setattr("fleetctl.session.CLOSE_SECONDS", 10.0)
+    monkeypatch.setattr("fleetctl.background.CLOSE_SECONDS", 10.0)
 
 
 def test_commands_that_are_too_long_even_for_a_bucket_are_refused_before_anything_is_made(fake_session, monkeypatch):
