@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import commands
+    from . import bundle, commands
     from .bootstrap import Program
     from .checks import Preflight
     from .commands import connect_grid
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     # verbs
-    "attach", "bring_up_grid", "bring_up_one_spot", "bring_up_spots", "commands", "connect", "connect_grid", "current", "extend",
+    "attach", "bring_up_grid", "bring_up_one_spot", "bring_up_spots", "bundle", "commands", "connect", "connect_grid", "current", "extend",
     "hosts", "preflight", "teardown", "teardown_all",
     # what they give and take
     "Cost", "FleetGrid", "Hosts", "Launch", "Machine", "Machines", "Preflight", "Program", "Progress", "Receipt", "Session",
@@ -38,6 +38,7 @@ __all__ = [
     "TooFewMachines",
 ]  # fmt: skip
 
+_MODULES = ("bundle", "commands")
 _HOMES = {
     "attach": "resuming",
     "bring_up_one_spot": "spot", "bring_up_spots": "spot", "extend": "spot", "preflight": "spot",
@@ -55,8 +56,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'fleetctl' has no attribute {name!r}")
     from importlib import import_module
 
-    home = import_module(f".{_HOMES.get(name, name if name == 'commands' else 'errors')}", __name__)
-    value: object = home if name == "commands" else getattr(home, name)
+    home = import_module(f".{_HOMES.get(name, name if name in _MODULES else 'errors')}", __name__)
+    value: object = home if name in _MODULES else getattr(home, name)
     globals()[name] = value
     return value
 

@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--workers", type=_count, default=8, metavar="N", help="worker machines (8)")
     demo.add_argument("--jobs", type=_count, default=50, metavar="N", help="jobs for the grid (50)")
     demo.add_argument("--reclevel", type=int, choices=range(7), default=3, metavar="N", help="depth of each job's calls, 0 to 6 (3)")
+    demo.add_argument("--no-bundle", action="store_true", help="workers run what the image has, and not what is here")
     demo.add_argument("--keep", action="store_true", help="leave cloud and machines running")
     demo.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
     demo.set_defaults(run=_demo)
@@ -88,7 +89,8 @@ def _demo(options: argparse.Namespace) -> int:
     from . import demo  # the grid and the session take a while to import, and the other commands need neither
 
     console = Console(stderr=options.json)
-    report = demo.run(options.workers, options.jobs, options.reclevel, keep=options.keep, console=console)
+    report = demo.run(options.workers, options.jobs, options.reclevel, keep=options.keep, console=console,
+                      bundled=not options.no_bundle)  # fmt: skip
     if options.json:
         json.dump(report, sys.stdout)
         print()

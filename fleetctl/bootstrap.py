@@ -27,9 +27,8 @@ from uuid import UUID
 from fleetctl.errors import RequestInvalid, UserDataTooLarge
 
 NEVER: Final = 99_999_999_999  # seconds since the epoch, where a machine has no hard end
-BULK_BYTES: Final = 8 << 20  # of commands in S3, packed: what a machine's shell holds and its curl fetches in ten seconds
+BULK_BYTES: Final = 8 << 20  # of commands in S3, packed
 ELSEWHERE: Final = "put the bulk into the image or into S3, and fetch it in the commands"
-NEWLINE: Final = "\n"
 USER_DATA_BYTES: Final = 16_384  # "16 KB, in raw form, before it is base64-encoded": EC2 User Guide, instance user data
 
 # The commands run in one shell; before the last of them stands this line, which tells the bootstrap that it begins.
@@ -123,7 +122,8 @@ def render(program: Program, *, launch: UUID, session: str, topic_arn: str, regi
     secret = secret_parameter if program.secret and secret_parameter else ""
     values = {"launch": str(launch), "session": session, "topic": topic_arn, "region": region, "fuse": str(fuse_minutes),
               "ends": f"{NEVER if ends is None else ends:.0f}", "object": fuse_object, "policy": policy, "look": str(look),
-              "secret": secret, "bulk": bulk, "sum": _sum(program) if bulk else "", "check": program.check or ""}
+              "secret": secret, "bulk": bulk, "sum": hashlib.sha256(_fetched(program)).hexdigest() if bulk else "",
+              "check": program.check or ""}
     head = "#!/bin/bash\n" + "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     commands = "" if bulk else _commands(program)
     body = f"commands={shlex.quote(commands)}\n{_script()}"
@@ -142,11 +142,11 @@ def render(program: Program, *, launch: UUID, session: str, topic_arn: str, regi
 
 def packed(program: Program) -> bytes:
     """The commands as the object holds them that `render` calls `bulk`. Raises `UserDataTooLarge`."""
-    text = _base64(_commands(program))
-    if len(text) > BULK_BYTES:
-        raise UserDataTooLarge(f"the commands are {len(text):,} bytes when packed, and a machine fetches {BULK_BYTES:,} at most",
-                               alias="cmds", found=len(text), todo=ELSEWHERE)
-    return text.encode()
+    body = gzip.compress(_fetched(program), mtime=0)
+    if len(body) > BULK_BYTES:
+        raise UserDataTooLarge(f"the commands are {len(body):,} bytes when packed, and a machine fetches {BULK_BYTES:,} at most",
+                               alias="cmds", found=len(body), todo=ELSEWHERE)
+    return body
 
 
 def _commands(program: Program) -> str:
@@ -154,9 +154,9 @@ def _commands(program: Program) -> str:
     return "\n".join((*program.lines[:-1], _MARK, program.lines[-1]))
 
 
-def _sum(program: Program) -> str:
-    """What sha256sum says of the commands as the machine has them: its shell takes newlines from their end, and gives one."""
-    return hashlib.sha256(f"{_commands(program).rstrip(NEWLINE)}\n".encode()).hexdigest()
+def _fetched(program: Program) -> bytes:
+    """The file of commands that a machine fetches."""
+    return f"{_commands(program)}\n".encode()
 
 
 def told(script: str, name: str) -> str:
@@ -173,10 +173,14 @@ def _base64(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-@cache
 def _script() -> str:
-    """`bootstrap.sh` without what only its reader needs."""
-    lines = (line.strip() for line in files(__package__).joinpath("bootstrap.sh").read_text(encoding="utf-8").splitlines())
+    return bare("bootstrap.sh")
+
+
+@cache
+def bare(name: str) -> str:
+    """One of this package's shell scripts without what only its reader needs."""
+    lines = (line.strip() for line in files(__package__).joinpath(name).read_text(encoding="utf-8").splitlines())
     return "".join(f"{line}\n" for line in lines if line and not line.startswith("#"))
 
 

@@ -141,6 +141,32 @@ mine() {
     [[ $(<"$fuses/of") == "$found" ]]
 }
 
+# fetch BUCKET/KEY SUM FILE: what lies there, unpacked by gzip, into a file of this user's alone; succeeds if it is what was meant, which
+# SUM, its SHA-256, says. It may be large, and may take its time. Why curl could not is in no variable, so the other way is tried anyhow.
+fetch() {
+    umask 077
+    { signed "s3/$1" "output = \"$3.gz\"" max-time=600 || aws_cli s3 cp "s3://$1" "$3.gz"; } &&
+        gzip -dc "$3.gz" >"$3" && sha256sum -c <<<"$2  $3"
+}
+
+# persist WHAT COMMAND…: something to be fetched is tried for for two minutes
+persist() {
+    local delay
+    for ((delay = 100; delay < 10000; delay *= 2)); do
+        "${@:2}" && return
+        pause $delay
+    done
+    say "no $1"
+    return 1
+}
+
+# What asks AWS as this machine, as text for other processes; all functions, as naming some takes more room than it saves.
+tools() {
+    declare -p imds region
+    echo 'token= role= expires='
+    declare -f
+}
+
 # burn: when this machine ends. `ends` is the hard end, `out` when the fuse has burnt down, in seconds since the epoch. A number in the
 # session's object that has grown is its sign of life, and lights the fuse anew; what cannot be read is none, and it burns on. Lines of
 # the object: `renewed NUMBER`, and LAUNCH with its hard end. What was learnt is in a file, for the next look may come after a reboot.
@@ -242,26 +268,6 @@ fetch_secret() {
     printf '%s\n' "$REPLY" >"$run/secret"
 }
 
-# Commands that are too long for user data: packed in the session's bucket, in base64, since bash keeps no NUL. What is not what was
-# meant is not run.
-fetch_commands() {
-    signed "s3/$bulk" || { (($? == 2)) && reply=$(aws_cli s3 cp "s3://$bulk" -); } || return
-    commands=$(base64 -d <<<"${reply%%$'\n'*}" | gzip -d) || return
-    [[ $(sha256sum <<<"$commands") == "$sum "* ]] || { say "$bulk is not what was meant" && return 1; }
-    printf '%s\n' "$commands" >"$run/commands"
-}
-
-# persist NAME WHAT: something to be fetched is tried for for two minutes
-persist() {
-    local delay
-    for ((delay = 100; delay < 10000; delay *= 2)); do
-        "$1" && return
-        pause $delay
-    done
-    say "no $2"
-    return 1
-}
-
 start() {
     (
         status=0
@@ -314,9 +320,8 @@ if [[ $object ]]; then
     began=$EPOCHSECONDS
     {
         echo 'set -uo pipefail'
-        declare -p imds region launch object fuse ends began fuses
-        echo 'token= role= expires='
-        declare -f say field http ask imds credentials signed aws_cli mine burn
+        tools
+        declare -p launch object fuse ends began fuses
         echo '! mine || burn'
         [[ ! $units ]] || echo wait
     } >"$fuses/run"
@@ -345,6 +350,8 @@ clock
 watch_at=$((now + watch))
 report
 
+# What the commands fetch by themselves they fetch as this does: `. "$FLEETCTL_RUN/tools"`.
+tools >"$run/tools"
 if [[ $switch ]]; then
     IFS=: read -r _ _ _ _ _ home _ < <(getent passwd "$login") || { say "no user $login" && exit 1; }
     chown -R "$login:" "$run"
@@ -354,7 +361,9 @@ export FLEETCTL_LAUNCH=$launch FLEETCTL_SESSION=$session FLEETCTL_INSTANCE=$inst
 [[ ! $secret ]] || export GRIDWORKER_SECRET_FILE=$run/secret
 if [[ $secret || $bulk ]]; then
     (
-        if { [[ ! $bulk ]] || persist fetch_commands "commands $bulk"; } && { [[ ! $secret ]] || persist fetch_secret "secret $secret"; }; then
+        # Commands that are too long for user data lie packed in the session's bucket.
+        if { [[ ! $bulk ]] || { persist "commands $bulk" fetch "$bulk" "$sum" "$run/long" && cat "$run/long" >"$run/commands"; }; } &&
+            { [[ ! $secret ]] || persist "secret $secret" fetch_secret; }; then
             echo start >&9
         else
             echo 'exit 1' >&9

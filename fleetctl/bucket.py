@@ -9,17 +9,23 @@ tagged in a call after the one that makes it; between the two its name, which ha
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from . import ec2
-from .errors import AwsError
+from .errors import AwsError, Denied, NotFound
 
 log = logging.getLogger(__name__)
 
 HOME_REGION = "us-east-1"  # the one region that a bucket there must not name (S3 API reference, CreateBucket)
+COMMON = "fleetctl/"  # in the profile's bucket, where the machines' role may read (`account.rights`)
 OBJECTS = 1000  # in one DeleteObjects (S3 API reference)
 OURS_ALREADY = "BucketAlreadyOwnedByYou"  # the answer to a first try was lost
+FRESH = timedelta(days=7)  # what is older is put again, for a bucket's rules may end it after 30 days, and machines may come a week later
+UNSEEN = ("404", "403")  # HeadObject has no body, and so no words of its own: not there, or not to be looked at
 CLOSED = {"BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy": True, "RestrictPublicBuckets": True}
 
 
@@ -42,7 +48,10 @@ class Bucket:
     ) -> None:
         self.name, self.region, self.prefix, self.own = name, region, prefix, own
         self._call, self._again, self._session = call, again, session
+        self._common = prefix if own else COMMON
         self._known: set[str] = set()  # keys whose intent is in the ledger
+        self._kept: set[str] = set()
+        self._keeping = asyncio.Lock()  # who comes second finds what the first has put there
 
     def __repr__(self) -> str:
         return f"<bucket {self.name}/{self.prefix} in {self.region}, {'its own' if self.own else 'the profile names it'}>"
@@ -50,6 +59,10 @@ class Bucket:
     def whole(self, key: str) -> str:
         """Bucket and key, as machines are told it."""
         return f"{self.name}/{self.prefix}{key}"
+
+    def common(self, key: str) -> str:
+        """Bucket and key of what is there for many launches: in the profile's bucket for many sessions, and it outlives them."""
+        return f"{self.name}/{self._common}{key}"
 
     async def make(self) -> None:
         """Make the bucket, if it is the session's own. May be repeated. Raises kinds of AwsError; what was made is in the ledger."""
@@ -77,6 +90,29 @@ class Bucket:
         await call("s3", "put_object", launch=launch, Bucket=self.name, Key=whole, Body=body, **extra)
         self._known.add(whole)
         return whole
+
+    async def keep(self, key: str, size: int, read: Callable[[], bytes]) -> str:
+        """Have an object there whose key follows from its content: `read`, for `size` bytes, only where it is not there. Its whole place.
+
+        In the profile's bucket it bears no session's mark and is in no ledger: that bucket's rules end it. Raises kinds of AwsError.
+        """
+        whole = self._common + key
+        async with self._keeping:
+            if whole not in self._kept and not await self._there(whole, size):
+                extra = {"ServerSideEncryption": "AES256"} if self.own else {}
+                body = await asyncio.to_thread(read)
+                await (self._call if self.own else self._again)("s3", "put_object", Bucket=self.name, Key=whole, Body=body, **extra)
+            self._kept.add(whole)
+        return self.common(key)
+
+    async def _there(self, whole: str, size: int) -> bool:
+        try:
+            seen = await self._again("s3", "head_object", Bucket=self.name, Key=whole)
+        except AwsError as error:
+            if isinstance(error, (NotFound, Denied)) or error.code in UNSEEN:
+                return False
+            raise
+        return bool(seen["ContentLength"] == size and datetime.now(UTC) - seen["LastModified"] < FRESH)
 
 
 def reserve(call: ec2.Call, again: ec2.Call, session: str, region: str, *, named: str | None = None) -> Bucket:

@@ -1,4 +1,4 @@
-"""Commands that are too long for user data: they go into the session's bucket, and the machines fetch them."""
+"""What goes into S3 before a launch, for its machines to fetch: its cargo, and commands that are too long for user data."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ class Desk(Protocol):
 async def put_aside(order: Order, desk: Desk, *, topic_arn: str, secret: str | None) -> str:
     """Where a launch's commands lie that are too long for its user data, bucket and key; '' where they are not too long.
 
-    Raises UserDataTooLarge where there is no bucket for them.
+    Its cargo is there then as well. Raises UserDataTooLarge where there is no bucket for the commands, and what `Cargo.stow` raises.
     """
+    if order.cargo is not None:
+        await order.cargo.stow(desk, order.uuid)
     refusal = _too_long(order, topic_arn, desk.profile.region, secret)
     if refusal is None or isinstance(order.program, bootstrap.Retold):  # such a script was sent before, with its commands where they lie
         return ""

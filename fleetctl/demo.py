@@ -18,7 +18,8 @@ from rich.table import Table
 import gridworker
 from gridworker.bogosity import bogosity, without_nodes
 
-from . import profiles
+from . import bundle, profiles
+from .bundle import Bundle
 from .errors import FleetError
 from .grid import bring_up_grid
 from .handle import Launch
@@ -38,14 +39,15 @@ and to end it:
   fleetctl down; fleetctl local down"""
 
 
-def run(workers: int, jobs: int, reclevel: int, *, keep: bool, console: Console) -> dict[str, Any]:
-    """The whole session. Raises FleetError when machines do not come up, or a result differs from its local evaluation."""
+def run(workers: int, jobs: int, reclevel: int, *, keep: bool, console: Console, bundled: bool = True) -> dict[str, Any]:
+    """The whole session. Nodes run from a bundle, or else what the image has. Raises FleetError when machines do not come up, or a result
+    differs from its local evaluation."""
     home = Path(tempfile.mkdtemp(prefix="fleetctl-demo-"))
     try:
         console.print("starting a private local cloud …")
         session = Session(profiles.load("local", home=home))
         try:
-            report = asyncio.run(_main(session, workers, jobs, reclevel, keep, console))
+            report = asyncio.run(_main(session, workers, jobs, reclevel, keep, console, bundled))
         finally:
             if keep:
                 session.leave()
@@ -59,11 +61,15 @@ def run(workers: int, jobs: int, reclevel: int, *, keep: bool, console: Console)
             shutil.rmtree(home)
 
 
-async def _main(session: Session, workers: int, jobs: int, reclevel: int, keep: bool, console: Console) -> dict[str, Any]:
+async def _main(
+    session: Session, workers: int, jobs: int, reclevel: int, keep: bool, console: Console, bundled: bool
+) -> dict[str, Any]:
+    made = await asyncio.to_thread(_bundle, session, console) if bundled else None
     began = time.monotonic()
     console.print(f"bringing up a server, a distributor and {workers} workers …")
     server = {"itype": "m3.medium", "price": 0.05}
-    grid = await bring_up_grid(REQUEST, workers, each=1, server=server, distributors=1, log="debug", subnet="private", session=session)
+    grid = await bring_up_grid(REQUEST, workers, each=1, server=server, distributors=1, log="debug", subnet="private", bundle=made,
+                               session=session)  # fmt: skip
     up_seconds = time.monotonic() - began
     up = 2 + len(grid.machines.succeeded)
     console.print(f"{up} machines up in {up_seconds:.1f} s, ${session.cost().per_hour:.4f} an hour", highlight=False)
@@ -78,7 +84,7 @@ async def _main(session: Session, workers: int, jobs: int, reclevel: int, keep: 
 
     executed = grid.status().executed
     report: dict[str, Any] = {
-        "machines": {"wanted": workers + 2, "up": up, "seconds": round(up_seconds, 3)},
+        "machines": {"wanted": workers + 2, "up": up, "seconds": round(up_seconds, 3), **_origin(made)},
         "ec2_calls": _ec2_calls(session, dict(zip(("server", "distributor", "workers"), grid.launches, strict=True))),
         "jobs": _jobs(jobs, reclevel, len(results), sum(executed.values()), seconds),
         "nodes": executed,
@@ -88,6 +94,19 @@ async def _main(session: Session, workers: int, jobs: int, reclevel: int, keep: 
     if receipt is not None:
         console.print(receipt.table())
     return {**report, "cost": session.cost().as_dict(), "receipt": receipt and receipt.as_dict()}
+
+
+def _bundle(session: Session, console: Console) -> Bundle:
+    """gridworker with what it needs, as this process has it."""
+    began = time.monotonic()
+    made = bundle.build(home=session.profile.home)
+    console.print(f"{made!r}, built in {time.monotonic() - began:.1f} s", highlight=False, markup=False)
+    return made
+
+
+def _origin(made: Bundle | None) -> dict[str, Any]:
+    """What nodes run from."""
+    return {"from": "image"} if made is None else {"from": "bundle", "bundle": made.name, "bundle_bytes": made.size}
 
 
 def _compare(calls: list[tuple[Any, ...]], results: list[str]) -> None:
@@ -128,7 +147,7 @@ def summary(report: dict[str, Any]) -> Table:
     machines, jobs, cost = report["machines"], report["jobs"], report["cost"]
     nodes = sorted(report["nodes"].values())
     table = Table("what", "result", title="summary", title_justify="left", show_header=False)
-    table.add_row("machines", f"{machines['up']} of {machines['wanted']} up in {machines['seconds']:.1f} s")
+    table.add_row("machines", f"{machines['up']} of {machines['wanted']} up in {machines['seconds']:.1f} s, from the {machines['from']}")
     table.add_row("EC2 calls", ", ".join(f"{name} {count}" for name, count in report["ec2_calls"].items()))
     table.add_row("jobs", f"{jobs['done']} done in {jobs['seconds']:.3f} s: {jobs['ms_per_job']} ms a job, {jobs['ms_per_call']} ms a call")
     table.add_row("calls", f"{jobs['asked']} asked, {jobs['distinct']} distinct, {jobs['executed']} executed")

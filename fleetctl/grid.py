@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 COUNTED = frozenset({MachineState.PENDING, MachineState.LAUNCHED, MachineState.BOOTED, MachineState.READY})
-SHARED = ("minutes", "lifetime", "hours")  # what a server's machine has from the workers' options
+SHARED = ("minutes", "lifetime", "hours", "bundle")  # what a server's machine has from the workers' options
 
 
 @dataclass(frozen=True)

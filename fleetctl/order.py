@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
 from . import bootstrap, ec2, fuse, shapes
 from .bootstrap import Program, Retold
 from .prices import DEFAULT_VOLUME, Volume
 from .shapes.options import ROOT_DEVICES
+
+if TYPE_CHECKING:
+    from .cargo import Cargo
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Order:
     part: int = 0  # which of the launch's calls it is for: each has a token of its own
     on_demand: bool = False
     policy: str = ""  # what is to follow when EC2 takes a machine back: a note for another process that goes on with the launch
+    cargo: Cargo | None = None  # what must be in S3 before the machines are there; the program fetches it
 
     def __repr__(self) -> str:
         return f"<order {self.uuid}: {self.wanted} × {self.type or 'machine'}>"

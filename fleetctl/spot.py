@@ -11,6 +11,8 @@ from uuid import uuid4
 
 from . import bootstrap, fuse, shapes, topup
 from .bootstrap import Program
+from .bundle import Bundle
+from .cargo import Cargo, Files, loaded
 from .checks import Preflight, judge
 from .errors import RequestInvalid
 from .futures import Pending
@@ -43,6 +45,9 @@ def bring_up_spots(
     hours: float = fuse.HOURS,
     on_interruption: Policy = "shrink",
     fallback: str | None = None,
+    bundle: Bundle | None = None,
+    files: Files = (),
+    env: Mapping[str, str] | None = None,
     session: Session | None = None,
     **aliases: Any,
 ) -> Launch[Machines]:
@@ -62,12 +67,16 @@ def bring_up_spots(
     life of this session. `on_interruption` says what follows when EC2 takes back a machine that was ready: "shrink" goes on with fewer,
     "replace" asks for another by a launch of its own (`launch.replacements`), a function is called with the machine, in a thread.
 
+    The commands' Python is that of `bundle` (see `fleetctl.bundle`). `files` are copied into the login user's home directory, by their last
+    names or by those that a mapping gives; `env` are variables for the commands, which stay out of user data. All of it goes through S3:
+    machines fetch it there, and what the launch alone has there ends with it.
+
     Raises RequestInvalid, ProfileError and NotConnected at once. The future raises ScriptFailed, NeverReported, LaunchFailed, AwsError or
     ChannelSilent; everything of a failed launch has then been cancelled and terminated.
     """
     return _bring_up(
         request, n, cmds, lambda machines: machines, minimum=minimum, minutes=minutes, lifetime=lifetime, hours=hours,
-        on_interruption=on_interruption, fallback=fallback, session=session, **aliases,
+        on_interruption=on_interruption, fallback=fallback, bundle=bundle, files=files, env=env, session=session, **aliases,
     )  # fmt: skip
 
 
@@ -80,13 +89,16 @@ def bring_up_one_spot(
     hours: float = fuse.HOURS,
     on_interruption: Policy = "shrink",
     fallback: str | None = None,
+    bundle: Bundle | None = None,
+    files: Files = (),
+    env: Mapping[str, str] | None = None,
     session: Session | None = None,
     **aliases: Any,
 ) -> Launch[Machine]:
     """Bring up one machine; as `bring_up_spots`, but resolves to the machine itself."""
     return _bring_up(
         request, 1, cmds, lambda found: found.succeeded[0], minutes=minutes, lifetime=lifetime, hours=hours,
-        on_interruption=on_interruption, fallback=fallback, session=session, **aliases,
+        on_interruption=on_interruption, fallback=fallback, bundle=bundle, files=files, env=env, session=session, **aliases,
     )  # fmt: skip
 
 
@@ -158,6 +170,7 @@ class Asked(NamedTuple):
     policy: Policy
     minimum: int
     pools: list[Pool]
+    cargo: Cargo | None
 
 
 def asked(
@@ -171,6 +184,9 @@ def asked(
     hours: float = fuse.HOURS,
     on_interruption: Policy = "shrink",
     fallback: str | None = None,
+    bundle: Bundle | None = None,
+    files: Files = (),
+    env: Mapping[str, str] | None = None,
     session: Session | None = None,
     **aliases: Any,
 ) -> Asked:
@@ -179,19 +195,21 @@ def asked(
     minimum = n if minimum is None else minimum
     _check_numbers(n, minimum, minutes, lifetime, hours)
     program, policy = bootstrap.program(cmds), checked(on_interruption)
-    return Asked(session, program, policy, minimum, _pools(session.profile, request, n, fallback, aliases))
+    pools = _pools(session.profile, request, n, fallback, aliases)
+    return Asked(session, program, policy, minimum, pools, loaded(bundle, files, env or {}))
 
 
 def _bring_up(
     request: dict[str, Any], n: int, cmds: Commands, choose: Callable[[Machines], T], *, minutes: float, lifetime: str, hours: float,
     **options: Any,
 ) -> Launch[T]:  # fmt: skip
-    session, program, policy, minimum, pools = asked(request, n, cmds, minutes=minutes, lifetime=lifetime, hours=hours, **options)
+    session, program, policy, minimum, pools, cargo = asked(request, n, cmds, minutes=minutes, lifetime=lifetime, hours=hours, **options)
 
     def like_this(wanted: int, least: int, hours: float) -> Conductor:
-        now, shown = time.time(), session.place.whole(fuse.KEY)
-        order = Order(uuid4(), session.id, pools[0].request, program, wanted, now, now + 60 * minutes, hours=hours, fuse_object=shown,
-                      policy=kept(policy))  # fmt: skip
+        now, uuid, place = time.time(), uuid4(), session.place
+        what = cargo.program(program, place, uuid) if cargo else program
+        order = Order(uuid, session.id, pools[0].request, what, wanted, now, now + 60 * minutes, hours=hours,
+                      fuse_object=place.whole(fuse.KEY), policy=kept(policy), cargo=cargo)  # fmt: skip
         made = Conductor(session, order, minimum=least, pools=pools)
         made.lifetime, made.replacing = lifetime, Replacing(policy, instead)
         return made

@@ -115,9 +115,9 @@ def test_commands_that_lie_elsewhere_leave_their_place_and_their_sum_in_the_scri
     assert len(script.encode()) <= USER_DATA_BYTES
     assert noise(30_000) not in unpacked(script)
     assert (told(script, "bulk"), told(script, "object"), told(script, "nothing")) == ("bucket/commands-1", "bucket/fuse", "")
-    text = gzip.decompress(base64.b64decode(packed(program(long)))).decode()
-    assert text.startswith(noise(30_000)) and text.endswith("true")
-    assert told(script, "sum") == hashlib.sha256(text.encode() + b"\n").hexdigest()
+    text = gzip.decompress(packed(program(long)))
+    assert text.startswith(noise(30_000).encode()) and text.endswith(b"true\n")
+    assert told(script, "sum") == hashlib.sha256(text).hexdigest()
     assert packed(program(long)) == packed(program(long))
 
 
@@ -125,7 +125,7 @@ def test_commands_that_lie_elsewhere_leave_their_place_and_their_sum_in_the_scri
 @settings(max_examples=20, deadline=None)
 def test_the_sum_is_what_the_machine_finds(text: list[str]) -> None:
     script = rendered(text, bulk="bucket/commands-1")
-    find = 'commands=$(base64 -d | gzip -d) && sha256sum <<<"$commands"'
+    find = "gzip -d | sha256sum"
     found = subprocess.run(["bash", "-c", find], input=packed(program(text)), capture_output=True, check=True).stdout.decode().split()[0]
     assert told(script, "sum") == found
 

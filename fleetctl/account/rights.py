@@ -41,7 +41,8 @@ CALLS: Mapping[str, tuple[str, ...]] = {
     "ssm": ("delete_parameter", "describe_parameters", "get_parameter", "put_parameter"),
     "s3": (
         "create_bucket", "delete_bucket", "delete_object", "delete_objects", "get_bucket_location", "get_bucket_tagging",
-        "list_buckets", "list_object_versions", "list_objects_v2", "put_bucket_tagging", "put_object", "put_public_access_block",
+        "head_object", "list_buckets", "list_object_versions", "list_objects_v2", "put_bucket_tagging", "put_object",
+        "put_public_access_block",
     ),
     "sts": ("decode_authorization_message", "get_caller_identity"),
     "service-quotas": ("get_service_quota",),
@@ -102,6 +103,7 @@ OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "s3:get_bucket_encryption": ("s3:GetEncryptionConfiguration",),
     "s3:get_bucket_lifecycle_configuration": ("s3:GetLifecycleConfiguration",),
     "s3:get_public_access_block": ("s3:GetBucketPublicAccessBlock",),
+    "s3:head_object": ("s3:GetObject",),
     "s3:list_buckets": ("s3:ListAllMyBuckets",),
     "s3:list_object_versions": ("s3:ListBucketVersions",),
     "s3:list_objects_v2": ("s3:ListBucket",),

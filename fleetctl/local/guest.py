@@ -212,6 +212,8 @@ class Guest:
             "AWS_ENDPOINT_URL": self._site.endpoint_url,
             "FLEETCTL_SSH_PORT": str(ssh_port), "FLEETCTL_SSH_KEY_FILE": str(self.directory / "ssh_host_ed25519_key.pub"),
             "FLEETCTL_LOGIN_USER": user,
+            # machines share this computer's disk, and so what is the same on each of them by its hash
+            "FLEETCTL_BUNDLES": str(self._site.bin.parent / "bundles"),
         }
         if user == "root":      # scripts that see themselves as root would use /var/lib, which is the host's
             environment["FLEETCTL_STATE_DIR"] = str(home / ".fleetctl")

@@ -1,7 +1,7 @@
 """The machine image of the local cloud: a directory of commands that stands first on every instance's PATH.
 
-It holds what a machine image for a fleet holds: python with gridworker, a Redis-compatible server, aws, curl, and the power commands.
-Everything else (bash, coreutils, sed, grep) is the host's. Built once by each hypervisor, in a few milliseconds.
+It holds what a machine image for a fleet holds: python with gridworker, a bare python by its version's name, a Redis-compatible server,
+aws, curl, and the power commands. All else (bash, coreutils, sed, grep) is the host's. Built by each hypervisor, in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def build(directory: Path) -> Path:
         part.mkdir(parents=True, exist_ok=True)
     for name in ("python", "python3"):
         _command(bin_ / name, f'#!/bin/sh\nexec {quote(sys.executable)} "$@"\n')      # a link would leave the virtual environment behind
+    plain = Path(os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable))
+    _link(bin_ / f"python{sys.version_info[0]}.{sys.version_info[1]}", str(plain))  # the distribution's own, in which nothing is installed
     server = find_server()
     for name in ("valkey-server", "redis-server"):
         if server:

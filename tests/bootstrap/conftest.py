@@ -56,7 +56,7 @@ class Cloud:
     faults: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: {"imds": [], "sns": [], "ssm": [], "s3": []})
     reports: list[Report] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
-    objects: dict[str, str] = field(default_factory=dict)  # S3's, by their paths
+    objects: dict[str, str | bytes] = field(default_factory=dict)  # S3's, by their paths
     complaints: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     lifetime: float = 6 * 3600
@@ -76,7 +76,7 @@ class Cloud:
         assert isinstance(found, Report)
         return found
 
-    def answer(self, method: str, path: str, headers: Message, body: bytes) -> tuple[int, str]:
+    def answer(self, method: str, path: str, headers: Message, body: bytes) -> tuple[int, str | bytes]:
         with self.changed:
             aws = "s3" if method == "GET" else "ssm" if "X-Amz-Target" in headers else "sns"
             service = "imds" if path.startswith("/latest/") else aws
@@ -119,7 +119,7 @@ class Cloud:
         assert asked == {"Name": "/fleetctl/s1/secret", "WithDecryption": True}
         return 200, json.dumps({"Parameter": {"Name": asked["Name"], "Type": "SecureString", "Value": SECRET, "Version": 1}})
 
-    def _s3(self, _method: str, path: str, headers: Message, body: bytes) -> tuple[int, str]:
+    def _s3(self, _method: str, path: str, headers: Message, body: bytes) -> tuple[int, str | bytes]:
         return (200, self.objects[path]) if path in self.objects else (404, "<Error><Code>NoSuchBucket</Code></Error>")
 
     def _check(self, service: str, method: str, path: str, headers: Message, body: bytes) -> None:
@@ -161,7 +161,7 @@ def cloud() -> Iterator[Cloud]:
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, text = cloud.answer(self.command, self.path, self.headers, body)
-            answer = text.encode()
+            answer = text if isinstance(text, bytes) else text.encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

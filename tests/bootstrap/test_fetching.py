@@ -14,7 +14,7 @@ def counted(machine):
 
 
 def test_commands_that_lie_in_the_bucket_are_run_as_if_they_were_in_the_user_data(cloud, machine):
-    cloud.objects[f"/{BULK}"] = packed(program(LONG)).decode()
+    cloud.objects[f"/{BULK}"] = packed(program(LONG))
     machine.boot(LONG, bulk=BULK)
     assert cloud.report(Phase.READY).exit_code == 0
     assert counted(machine) == [f"{number:05}" for number in range(3000)]
@@ -25,14 +25,14 @@ def test_commands_that_lie_in_the_bucket_are_run_as_if_they_were_in_the_user_dat
 @pytest.mark.parametrize("first", ["not there", "another's", "not packed", "denied"])
 def test_they_are_waited_for_and_nothing_else_is_run_in_their_place(cloud, machine, first):
     if first == "another's":
-        cloud.objects[f"/{BULK}"] = packed(program("echo wrong >>out")).decode()
+        cloud.objects[f"/{BULK}"] = packed(program("echo wrong >>out"))
     if first == "not packed":
         cloud.objects[f"/{BULK}"] = "echo wrong >>out"
     if first == "denied":
         cloud.faults["s3"] += [(403, "<Error><Code>AccessDenied</Code></Error>")] * 2
     machine.boot("echo right >>out", bulk=BULK)
     cloud.wait(lambda: cloud.calls.count(f"s3 GET /{BULK}") >= 2)
-    cloud.objects[f"/{BULK}"] = packed(program("echo right >>out")).decode()
+    cloud.objects[f"/{BULK}"] = packed(program("echo right >>out"))
     assert cloud.report(Phase.READY).exit_code == 0
     assert counted(machine) == ["right"]
 

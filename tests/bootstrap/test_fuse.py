@@ -94,7 +94,7 @@ def test_with_systemd_a_timer_looks_after_the_fuse_and_outlives_a_reboot(machine
     units.chmod(0o777)
     machine.put("systemctl", f'echo "$*" >>{machine.root}/systemctl\n')
     machine.boot("true", ends=time.time() + 3 * 3600, fuse_object=OBJECT, FLEETCTL_UNITS=str(units))
-    machine.wait(lambda: (machine.root / "systemctl").exists())
+    machine.wait(lambda: (machine.root / "systemctl").exists() and (machine.root / "systemctl").read_text())
     assert (machine.root / "systemctl").read_text() == "enable --now fleetctl-fuse.timer\n"
     assert "OnBootSec=0\nOnUnitActiveSec=1\n" in (units / "fleetctl-fuse.timer").read_text()
     [command] = [line for line in (units / "fleetctl-fuse.service").read_text().splitlines() if line.startswith("ExecStart=")]

@@ -10,7 +10,7 @@ import itertools
 import json
 import threading
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from fake_ec2 import FakeEc2, refusal
@@ -26,7 +26,7 @@ REQUESTS = {  # the same machine by each launch call
     "RunInstances": MACHINE,
     "CreateFleet": {"LaunchTemplateData": MACHINE, "LaunchTemplateConfigs": []},
 }
-READS = ("describe_", "get_", "receive_", "publish", "delete_message")
+READS = ("describe_", "get_", "head_", "receive_", "publish", "delete_message")
 
 
 async def nothing(service, operation, parameters):
@@ -48,6 +48,7 @@ class FakeAws(FakeEc2):
         self.volumes, self.fleets, self.templates = {}, {}, {}
         self.topics, self.queues, self.subscriptions, self.stored = set(), {}, {}, {}
         self.buckets = {}  # name -> key -> body
+        self.ages = {}  # key -> how long ago it was put there
         self.protected, self.hidden = set(), set()  # hidden: requests whose instance listings do not show yet
         self._numbers = itertools.count(1)
         self._news = asyncio.Event()
@@ -220,6 +221,12 @@ class FakeAws(FakeEc2):
         if self._there(self.buckets, p["Bucket"]):
             raise refusal(AwsError, "s3", "delete_bucket", "BucketNotEmpty")
         del self.buckets[p["Bucket"]]
+
+    def _head_object(self, p):
+        body = self._there(self.buckets, p["Bucket"]).get(p["Key"])
+        if body is None:
+            raise refusal(AwsError, "s3", "head_object", "404")
+        return {"ContentLength": len(body), "LastModified": datetime.now(UTC) - self.ages.get(p["Key"], timedelta())}
 
     def _put_object(self, p):
         self._there(self.buckets, p["Bucket"])[p["Key"]] = p["Body"]

@@ -46,6 +46,7 @@ def test_the_demo_prints_one_json_object_and_leaves_nothing(fleetctl, place):
     report = json.loads(done.stdout)
     assert list(report) == ["machines", "ec2_calls", "jobs", "nodes", "log_lines", "cost", "receipt"]
     assert {name: report["machines"][name] for name in ("wanted", "up")} == {"wanted": 4, "up": 4}
+    assert report["machines"]["from"] == "bundle" and len(report["machines"]["bundle"]) == 64
     assert set(report["ec2_calls"]) == {"server", "distributor", "workers"}
     waits = report["machines"]["seconds"] // 30
     assert all(0 < count <= 6 + waits for count in report["ec2_calls"].values()), report["ec2_calls"]
@@ -62,7 +63,7 @@ def test_the_demo_prints_one_json_object_and_leaves_nothing(fleetctl, place):
     assert report["receipt"]["remaining"] == []
     found = [line["thing"] for line in report["receipt"]["found"]]
     assert {thing: found.count(thing) for thing in set(found)} == {
-        "spot request": 4, "instance": 4, "topic": 1, "queue": 1, "subscription": 1, "parameter": 1
+        "spot request": 4, "instance": 4, "topic": 1, "queue": 1, "subscription": 1, "parameter": 1, "bucket": 1
     }
     assert "Traceback" not in done.stderr
     assert list(place.iterdir()) == []
@@ -91,7 +92,7 @@ def test_a_demo_that_is_kept_says_how_to_look_at_it_and_how_to_end_it(fleetctl, 
     assert "all seen gone" in ended.stdout
     assert "the local cloud has ended" in ended.stdout
     assert processes(place) == []
-    assert {path.name for path in Path(home).iterdir()} <= {"ledgers", "local"}
+    assert {path.name for path in Path(home).iterdir()} <= {"bundles", "ledgers", "local"}
     assert list(Path(home, "local").iterdir()) == [], "a local cloud leaves no file"
 
 
