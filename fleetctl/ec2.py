@@ -12,7 +12,7 @@ from datetime import datetime
 from sys import intern
 from typing import Any, Protocol
 
-from .errors import AwsError, Network, NotFound, Throttled
+from .errors import AwsError, BadRequest, Network, NotFound, Throttled
 from .events import Seen
 from .prices import Steps
 from .reasons import reason
@@ -56,6 +56,21 @@ async def instances(call: Call, ids: Sequence[str]) -> list[dict[str, Any]]:
             for few in _parts(part, VALUES):
                 rows += await pages(call, "describe_instances", "Reservations", Filters=[_by_id(few)])
     return [one for reservation in rows for one in reservation["Instances"]]
+
+
+async def status(call: Call, instance: str) -> dict[str, Any] | None:
+    """An instance's status checks, as DescribeInstanceStatus shows them; None where it shows none."""
+    rows = await pages(call, "describe_instance_status", "InstanceStatuses", paged=False, InstanceIds=[instance], IncludeAllInstances=True)
+    return rows[0] if rows else None
+
+
+async def console(call: Call, instance: str) -> str:
+    """What an instance has printed: the latest, or, where its type does not offer that, what EC2 has kept of it."""
+    try:
+        answer = await call("ec2", "get_console_output", InstanceId=instance, Latest=True)
+    except BadRequest:
+        answer = await call("ec2", "get_console_output", InstanceId=instance)
+    return str(answer.get("Output") or "")
 
 
 async def instances_with(call: Call, name: str, values: Sequence[str]) -> list[dict[str, Any]]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from . import terminal
+from . import diagnosis, terminal
 from .command import Command, Done, command
+from .diagnosis import Diagnosis, Row
 from .errors import FleetError, MachineError, RequestInvalid
 from .futures import Pending
 from .link import Link, Where
@@ -142,6 +144,26 @@ class Hands(ABC):
         from . import kernel  # jupyter_client is for notebooks, and takes its time
 
         return self.home.submit(kernel.start(self, shlex.quote(python), self.home.keep), f"kernel on {self.called}")
+
+    def diagnose(self) -> Pending[Diagnosis]:
+        """What is the matter with it: SSH, clock, load, memory, disk, what runs, the log's end; where SSH does not answer, what EC2 says.
+
+        Never raises for the machine: that it cannot be reached is a row of the table.
+        """
+        return self.home.submit(self._diagnose(), f"diagnosis of {self.called}")
+
+    async def _diagnose(self) -> Diagnosis:
+        sent = time.time()
+        try:
+            done = await self.link().run(Command(diagnosis.SCRIPT, timeout=diagnosis.SECONDS))
+            rows = diagnosis.inside(done.stdout, sent, time.time())
+        except MachineError as error:
+            rows = [Row("ssh", error.what, False), *([Row("to do", error.todo)] if error.todo else [])]
+        return Diagnosis(self.called, (*await self._from_outside(rows[0].ok is False), *rows))
+
+    async def _from_outside(self, silent: bool) -> list[Row]:
+        """What others say of it; more of that when it is `silent` itself."""
+        return []
 
     async def _over(self, work: Callable[[Link], Awaitable[T]]) -> T:
         return await work(self.link())

@@ -73,10 +73,6 @@ class Desk(Home, Protocol):
     id: str
     profile: Profile
 
-    @property
-    def call(self) -> ec2.Call:
-        """The journalled way to AWS."""
-
     async def channel(self) -> Channel:
         """The open channel, made and probed when first asked for."""
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
 
+from . import ec2
 from .cost import Span
-from .errors import MachineError
+from .diagnosis import Row, outside
+from .errors import FleetError, MachineError
 from .hands import Base, Hands, Many
 from .lifecycle import MachineState, Slot
 from .link import Where
@@ -45,6 +47,10 @@ class Home(Base, Protocol):
     """What a machine needs of its session."""
 
     key_file: Path | None
+
+    @property
+    def call(self) -> ec2.Call:
+        """The journalled way to AWS."""
 
     @property
     def secret(self) -> str:
@@ -158,6 +164,18 @@ class Machine(Hands, Mapping[str, Any]):
         Without it, what a mapping's `get` gives: an item, or the default. Raises MachineError.
         """
         return super().get(name, default) if to is None else self._fetch(name, to)
+
+    async def _from_outside(self, silent: bool) -> list[Row]:
+        """Its state by EC2; when it is silent, the status checks and what it has printed on its console too."""
+        if self.instance_id is None:
+            return [Row("state", f"{self.state}: there is no instance yet", False)]
+        try:
+            found = await ec2.instances(self.home.call, [self.instance_id])
+            checks = await ec2.status(self.home.call, self.instance_id) if silent else None
+            console = await ec2.console(self.home.call, self.instance_id) if silent else ""
+        except FleetError as error:
+            return [Row("state", f"EC2 does not tell: {error.what}")]
+        return outside(found[0] if found else None, checks, console)
 
     def _where(self) -> Where:
         report = self._slot.report

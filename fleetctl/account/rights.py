@@ -25,9 +25,10 @@ CALLS: Mapping[str, tuple[str, ...]] = {
     "ec2": (
         "cancel_spot_instance_requests", "create_fleet", "create_launch_template", "create_tags", "delete_fleets",
         "delete_launch_template", "delete_nat_gateway", "delete_volume", "describe_addresses", "describe_fleets", "describe_images",
-        "describe_instance_types", "describe_instances", "describe_launch_templates", "describe_nat_gateways", "describe_regions",
+        "describe_instance_status", "describe_instance_types", "describe_instances", "describe_launch_templates",
+        "describe_nat_gateways", "describe_regions",
         "describe_route_tables", "describe_spot_instance_requests", "describe_spot_price_history", "describe_subnets",
-        "describe_tags", "describe_volumes", "describe_vpc_endpoints", "release_address", "request_spot_instances",
+        "describe_tags", "describe_volumes", "describe_vpc_endpoints", "get_console_output", "release_address", "request_spot_instances",
         "run_instances", "terminate_instances",
     ),
     "sns": (
