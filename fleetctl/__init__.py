@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .resuming import attach
     from .session import Session, connect, current
     from .spot import bring_up_one_spot, bring_up_spots, extend, preflight, teardown, teardown_all
+    from .standby import Standby
 
 __all__ = [
     # verbs
@@ -33,6 +34,7 @@ __all__ = [
     "hosts", "preflight", "teardown", "teardown_all",
     # what they give and take
     "Cost", "FleetGrid", "Hosts", "Launch", "Machine", "Machines", "Preflight", "Program", "Progress", "Receipt", "Session",
+    "Standby",
     # what they raise
     "BudgetExceeded", "FleetError", "LaunchFailed", "NeverReported", "NotConnected", "RequestInvalid", "ScriptFailed", "StillBilling",
     "TooFewMachines",
@@ -47,7 +49,7 @@ _HOMES = {
     "Hosts": "fabric", "hosts": "fabric",
     "connect": "session", "current": "session", "Session": "session", "connect_grid": "commands",
     "Cost": "cost", "Launch": "handle", "Progress": "handle", "Machine": "machines", "Machines": "machines",
-    "Preflight": "checks", "Program": "bootstrap", "Receipt": "receipt",
+    "Standby": "standby", "Preflight": "checks", "Program": "bootstrap", "Receipt": "receipt",
 }  # fmt: skip
 
 

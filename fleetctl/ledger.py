@@ -145,7 +145,11 @@ class Ledger:
     def seen_gone(self, ids: Sequence[str]) -> None:
         """Write that these things were seen to be gone, so that no later teardown asks for them again."""
         if ids:
-            self.result(self.intent("fleetctl", SEEN_GONE, list(ids), region=""), {})
+            self.note(SEEN_GONE, list(ids))
+
+    def note(self, what: str, of: Any) -> None:
+        """Write something that is no call, for whoever goes on with the session."""
+        self.result(self.intent("fleetctl", what, of, region=""), {})
 
     def entries(self) -> Iterator[Entry]:
         """Every call of the session, oldest first."""

@@ -46,6 +46,7 @@ SAYS = {  # what must stand in the output, in this order
         r"all seen gone",
     ],
     "script": [*[r"i-\w+ ready 127\.\S+ \$0\.\d{4} an hour"] * 3, r"all seen gone", r"instance +i-\w+ .* terminated"],
+    "standby": [r"handed out at once: 1 2 3", r"<standby standby: \d free of 2, 0 taken", r"all seen gone"],
     "two_launches": [
         r"up: t3\.micro at .*, m3\.medium at ",
         r"together \$0\.\d{4} an hour",
