@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup sshd test retest check demo bench mutants chaos clean
+.PHONY: setup sshd test retest check demo bench mutants chaos aws-smoke clean
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -33,6 +33,12 @@ mutants: setup          # each patch of tests/mutants takes away one mechanism o
 SEEDS ?= 2000
 chaos: setup            # launches on SEEDS bad days, and controllers killed at every moment; the last line is one JSON object
 	$(BIN)/python tests/chaos/run.py --seeds $(SEEDS)
+
+NAME ?= default
+aws-smoke: setup        # on your own AWS account, after `fleetctl setup apply`: two machines for some minutes, about a cent; it asks first
+	@$(BIN)/python -c "import boto3; exit(boto3.Session().get_credentials() is None)" || \
+		{ echo "make aws-smoke works on an AWS account, and there are no credentials: run 'aws configure', or set AWS_PROFILE"; exit 1; }
+	$(BIN)/fleetctl setup status $(NAME) --cloud aws --self-test
 
 demo: setup
 	$(BIN)/fleetctl demo

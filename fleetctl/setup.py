@@ -43,7 +43,8 @@ def add_commands(commands: Any) -> None:
         one.add_argument("--mail", default="", metavar="ADDRESS", help="who is told by the alarms and the budget (nobody)")
         one.add_argument("--reaper", action=argparse.BooleanOptionalAction, help="have AWS end what outlives its expires tag (no)")
         one.add_argument("--fix", action="store_true", help="change what is otherwise than wanted")
-    for one in (applying, destroying):
+    looking.add_argument("--self-test", action="store_true", help="bring up two machines in it, try every way, tear them down")
+    for one in (applying, looking, destroying):
         one.add_argument("--yes", action="store_true", help="ask nothing")
 
 
@@ -72,7 +73,24 @@ def _plan(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from . import account
 
-    return _shown(options, lambda: account.status(name=options.name, cloud=options.cloud))
+    shown = _shown(options, lambda: account.status(name=options.name, cloud=options.cloud))
+    return max(shown, _self_test(options)) if options.self_test else shown
+
+
+def _self_test(options: argparse.Namespace) -> int:
+    """0 where nothing has failed, else 1."""
+    from . import profiles, selftest
+
+    console = Console()
+    hourly, most = selftest.cost(profiles.load(options.name).region)
+    console.print(f"the self-test runs two {selftest.TYPE} for some minutes: about ${hourly:.3f} an hour, ${most:.3f} at most, as they end "
+                  f"themselves after {60 * selftest.HOURS:.0f} minutes", highlight=False, soft_wrap=True)  # fmt: skip
+    if not options.yes and not asked(console, "run it?"):
+        console.print("nothing was launched", highlight=False)
+        return 1
+    examined = selftest.run(options.name, say=lambda text: console.print(text, highlight=False))
+    console.print(repr(examined), highlight=False, markup=False, soft_wrap=True)
+    return 0 if examined.ok else 1
 
 
 def _shown(options: argparse.Namespace, work: Any) -> int:
