@@ -7,11 +7,13 @@ told to (sshd_config(5), AcceptEnv).
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from .errors import CommandFailed, RequestInvalid
 
@@ -125,6 +127,17 @@ class Done:
     def ok(self) -> bool:
         """Exit code 0."""
         return self.exit_status == 0
+
+    def json(self) -> Any:
+        """The JSON that it has written as its last line. Raises CommandFailed for what is none."""
+        try:
+            return json.loads(self.stdout.rstrip().rpartition("\n")[2])
+        except ValueError as error:
+            raise CommandFailed(
+                f"{self.command.text[:_SHOWN]!r} on {self.machine or 'a machine'} has not written JSON as its last line: {error}",
+                exit_status=self.exit_status,
+                todo="look at its stdout and stderr",
+            ) from error
 
     def check(self) -> Done:
         """Itself, if the command has succeeded. Raises CommandFailed with exit code and the end of what it wrote."""

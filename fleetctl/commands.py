@@ -1,4 +1,4 @@
-"""The shell lines that start gridworker's processes on machines, and `connect_grid`, the way to them from here.
+"""The shell lines that start gridworker's processes on machines, a load for them, and `connect_grid`, the way to them from here.
 
 With the package's face this is all that knows gridworker. Secrets are in no line: the boot script puts the session's grid secret into the
 file that $GRIDWORKER_SECRET_FILE names, which only the login user can read.
@@ -11,6 +11,7 @@ import shlex
 from typing import TYPE_CHECKING, TypeVar
 
 from .bootstrap import Program
+from .command import Command
 from .errors import MachineError, RequestInvalid
 from .futures import Pending
 from .machines import Home, Machine
@@ -77,6 +78,23 @@ def worker(n: int | None, pool: str, server: Machine, *, log: str = "info", port
     return _nodes(["--pool", pool], server, log, port, f'--worker {number} --stem "$FLEETCTL_INSTANCE"')
 
 
+def jobs(
+    pool: str, server: Machine, *, jobs: int = 50, msecs: float = 1.0, reclevel: int = 3, numrecjobs: int = 5, cmt: str = "",
+    timeout: float = 600.0, port: int = PORT,
+) -> Command:  # fmt: skip
+    """A load for a grid, asked for from a machine of it: `(await server.run(commands.jobs("pool", server))).json()["result"]` counts it.
+
+    So many jobs of that recursion level, each of which sleeps `msecs` and asks for others; the same `cmt` makes the same jobs.
+    """
+    whole("jobs", jobs, 1, 1_000_000)
+    given = {"pool": pool, "jobs": jobs, "jobmsecs": msecs, "reclevel": reclevel, "numrecjobs": numrecjobs, "jobtimeout": timeout}
+    words = [word for name, value in {**given, "host": _reported(server), "port": port}.items() for word in (f"--{name}", str(value))]
+    line = shlex.join(["python3", "-m", "gridworker", *words, *(["--cmt", cmt] if cmt else [])])
+    # by stdin, into a file that only the login user reads, as the boot script does it: it is read more than once
+    text = f"umask 077\nfile=$(mktemp)\ntrap 'rm -f \"$file\"' EXIT\ncat > \"$file\"\nGRIDWORKER_SECRET_FILE=$file {line}"
+    return Command(("bash", "-c", text), stdin=f"{server.home.secret}\n", timeout=timeout + 30)
+
+
 def connect_grid(server: Machine, *, port: int = PORT, session: Home | None = None) -> Pending[Grid]:
     """A `gridworker.Grid` on that server, through SSH. Resolves when it is connected; the teardown of its session closes it.
 
@@ -110,6 +128,11 @@ _REGISTERED = '[[ -e "$FLEETCTL_RUN/registered" ]]'
 
 
 def _nodes(what: list[str], server: Machine, log: str, port: int, more: str = "") -> Program:
+    return Program((f"exec {_node(what, shlex.quote(_reported(server)), log, port, more)}",), check=_REGISTERED, secret=True)
+
+
+def _reported(server: Machine) -> str:
+    """The private address of a server's machine. Raises RequestInvalid for what is none, MachineError."""
     if not isinstance(server, Machine):
         raise RequestInvalid(
             f"server is the machine that bring_up_one_spot resolved to, not {server!r}",
@@ -119,7 +142,7 @@ def _nodes(what: list[str], server: Machine, log: str, port: int, more: str = ""
         )
     if not server.ip:
         raise MachineError(f"{server!r} has not reported its address", todo="await its launch first")
-    return Program((f"exec {_node(what, shlex.quote(server.ip), log, port, more)}",), check=_REGISTERED, secret=True)
+    return str(server.ip)
 
 
 def _node(what: list[str], ip: str, log: str, port: int, more: str = "") -> str:

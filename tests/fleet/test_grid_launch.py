@@ -19,6 +19,10 @@ async def test_a_grid_computes_on_its_machines_and_leaving_it_ends_them(session,
         assert await grid.requests([(math.factorial, number) for number in range(8)]) == [math.factorial(number) for number in range(8)]
         nodes = {name for name, node in grid.status().nodes.items() if node["kind"] == "worker"}
         assert nodes == {f"{one.instance_id}.{number}" for one in grid.machines.up for number in (1, 2)}
+        load = commands.jobs("pool", grid.server, jobs=10, reclevel=1)
+        done = await grid.server.run(load)
+        assert {key: done.json()["result"][key] for key in ("asked", "done", "failed")} == {"asked": 10, "done": 10, "failed": 0}
+        assert not any(word in repr((load, done, load.line)) for word in session.secret.split())
         assert len(oracle.living()) == 3
         assert "2 worker machines" in repr(grid)
     assert oracle.living() == set()
