@@ -47,6 +47,10 @@ class Pending(Generic[T]):
             return error
         return None
 
+    def stop(self) -> None:
+        """Stop the work itself, wherever it is."""
+        self._future.cancel()
+
     def done(self) -> bool:
         """True once there is a value or an error."""
         return self._future.done()

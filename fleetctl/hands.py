@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from . import diagnosis, terminal
+from . import diagnosis, holding, terminal
 from .command import Command, Done, command
 from .diagnosis import Diagnosis, Row
 from .errors import FleetError, MachineError, RequestInvalid
 from .futures import Pending
+from .holding import Event
 from .link import Link, Where
 from .outcomes import AT_ONCE, Outcomes, on_each
 
@@ -164,6 +165,35 @@ class Hands(ABC):
     async def _from_outside(self, silent: bool) -> list[Row]:
         """What others say of it; more of that when it is `silent` itself."""
         return []
+
+    def mark(self, name: str, text: str = "") -> Pending[None]:
+        """Write down on the machine that something has happened to it, in one stroke; `events()` shows it to whoever looks there."""
+        holding.named(name)
+        return self.home.submit(self._over(lambda link: holding.mark(link, name, text)), f"mark {name} on {self.called}")
+
+    def events(self) -> Pending[dict[str, Event]]:
+        """What stands on the machine: events by name, with time and text, and the locks that are held (`lock.…`). Raises MachineError."""
+        return self.home.submit(self._over(holding.events), f"events of {self.called}")
+
+    @contextlib.asynccontextmanager
+    async def lock(self, name: str, *, seconds: float = holding.SECONDS, wait: float = 0.0) -> AsyncIterator[None]:
+        """A lock that stands on the machine, for the length of the block: `async with machine.lock("deploy"):`.
+
+        It is renewed meanwhile, and ends `seconds` after its holder is gone. Raises MachineError, which names the holder, when another one
+        has it for longer than `wait` seconds.
+        """
+        holding.named(name)
+        lock = holding.held(self.link(), name, seconds, wait, self.called)
+        entering = self.home.submit(lock.__aenter__(), f"lock {name} on {self.called}")
+        try:
+            await entering
+        except asyncio.CancelledError:
+            entering.stop()
+            raise
+        try:
+            yield
+        finally:
+            await self.home.submit(lock.__aexit__(None, None, None), f"end of the lock {name} on {self.called}")
 
     async def _over(self, work: Callable[[Link], Awaitable[T]]) -> T:
         return await work(self.link())

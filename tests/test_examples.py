@@ -19,6 +19,14 @@ SAYS = {  # what must stand in the output, in this order
         r"all are there: <machines: 6 up, 0 failed",
         r"all seen gone",
     ],
+    "existing_machines": [
+        r"<hosts: lab-\d, lab-\d>",
+        r"── 2 × ok: lab-\d, lab-\d\nLinux\n",
+        r"diagnosis of lab-0: ",
+        r"GiB free",
+        r"all seen gone",
+    ],
+    "following_a_log": [r"step 1\nstep 2\nstep 3\n", r"21 \* 2 = 42, computed by ", r"all seen gone"],
     "failing_command": [
         r"exit code: 1",
         r"preparing",

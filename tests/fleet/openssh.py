@@ -35,7 +35,8 @@ class Server:
         lines = [f"Port {self.port}", "ListenAddress 127.0.0.1", f"HostKey {self._key_file}", f"AuthorizedKeysFile {self.key}.pub",
                  "PidFile none", "StrictModes no", "PasswordAuthentication no", "KbdInteractiveAuthentication no", "UsePAM no",
                  "PermitRootLogin prohibit-password", "Subsystem sftp internal-sftp", "LogLevel VERBOSE",
-                 f"SetEnv HOME={self.directory}",  # what the login shell of whoever runs the tests would do is none of theirs
+                 # what the login shell of whoever runs the tests does is none of theirs
+                 f"SetEnv HOME={self.directory} FLEETCTL_STATE_DIR={self.directory}/state",
                  *self._options]
         config.write_text("\n".join(lines) + "\n")
         if os.geteuid() == 0:
