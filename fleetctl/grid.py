@@ -51,12 +51,14 @@ class Plan:
     def begin_server(self, durable: bool) -> Launch[Machine]:
         """Its machine, with the distributor beside it where that has none of its own."""
         program = commands.server(durable=durable, distributor="" if self.distributors else self.pool, log=self.log)
-        return bring_up_one_spot(self.request, program, session=self.session, **self.server)
+        bundle = None if self.distributors else self.workers.get("bundle")  # a server alone needs no Python
+        return bring_up_one_spot(self.request, program, session=self.session, **{"bundle": bundle, **self.server})
 
     def begin_distributors(self, server: Machine) -> Launch[Machines]:
         """Machines of their own for distributors."""
         program = commands.distributor(self.pool, server, log=self.log)
-        return bring_up_spots(self.request, self.distributors, program, session=self.session, **self.server)
+        bundle = self.workers.get("bundle")
+        return bring_up_spots(self.request, self.distributors, program, session=self.session, **{"bundle": bundle, **self.server})
 
     def begin_workers(self, n: int, server: Machine, **others: Any) -> Launch[Machines]:
         """Machines that work."""
