@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import checklist, rescue, setup
+from . import baking, checklist, rescue, setup
 from .errors import FleetError
 from .profiles import local_cloud, state_home
 
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     rescue.add_commands(commands)
     setup.add_commands(commands)
     checklist.add_commands(commands)
+    baking.add_commands(commands)
     return parser
 
 

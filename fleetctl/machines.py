@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
 
-from . import ec2
+from . import ec2, images
 from .cost import Span
 from .diagnosis import Row, outside
 from .errors import FleetError, MachineError
@@ -55,6 +55,10 @@ class Home(Base, Protocol):
     @property
     def secret(self) -> str:
         """The password of the grid's server and the grid's key."""
+
+    @property
+    def region(self) -> str:
+        """Where its machines are."""
 
 
 class Machine(Hands, Mapping[str, Any]):
@@ -164,6 +168,18 @@ class Machine(Hands, Mapping[str, Any]):
         Without it, what a mapping's `get` gives: an item, or the default. Raises MachineError.
         """
         return super().get(name, default) if to is None else self._fetch(name, to)
+
+    def image(self, name: str, *, reboot: bool = True, told: images.Told = lambda what: None) -> Pending[images.Image]:
+        """Make an image of this machine, for others to come up from. Await it for an `Image`, which is available then.
+
+        EC2 reboots the machine for it, which ends what runs there; without `reboot` it does not, and files that are being written may be
+        half in the image. All that is on its disks is in it: logs, and the session's secret where its commands have one. An image stays
+        until `fleetctl image rm`. `told` hears of the progress. Raises RequestInvalid, AwsError, MachineError.
+        """
+        if self.instance_id is None:
+            raise MachineError(f"{self!r} has no instance yet, so there is nothing to make an image of", todo="wait for its launch")
+        making = images.make(self.home.call, self.instance_id, name, self.home.region, reboot=reboot, told=told)
+        return self.home.submit(making, f"image {name} of {self.instance_id}")
 
     async def _from_outside(self, silent: bool) -> list[Row]:
         """Its state by EC2; when it is silent, the status checks and what it has printed on its console too."""

@@ -178,6 +178,33 @@ def write(name: str, values: Mapping[str, str | Mapping[str, str]], *, head: str
     return path
 
 
+def record_image(name: str, id: str, what: str) -> Path:
+    """Have a profile name an image that was baked as `what`, in place of whichever it named. Raises ProfileError."""
+    path = path_of(name)
+    line = f'image = "{id}"  # baked: {what}'
+    try:
+        text = path.read_text(encoding="utf-8")
+        text, found = re.subn(r"^image *=.*$", line, text, count=1, flags=re.MULTILINE)
+        if not found:  # before the first table
+            text = re.sub(r"^(?=region *=)", f"{line}\n", text, count=1, flags=re.MULTILINE)
+        new = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError(f"image {id} could not be written into profile {name!r}: {error}", todo=f"write {line} into {path}") from error
+    return path
+
+
+def baked_image(name: str) -> tuple[str, str] | None:
+    """The image that was baked for a profile, with its name; None where it names another, or none."""
+    try:
+        text = path_of(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r'^image = "(ami-[0-9a-f]+)"  # baked: (.*)$', text, re.MULTILINE)
+    return (found[1], found[2]) if found else None
+
+
 def local_cloud() -> ModuleType:
     """The local cloud's package. This is the only wiring to it: everywhere else an endpoint URL is the whole difference."""
     from . import local

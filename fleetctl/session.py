@@ -141,6 +141,11 @@ class Session:
 
     # --- what people ask of it ------------------------------------------------------------------------------------------------------
 
+    @property
+    def region(self) -> str:
+        """The region that it works in."""
+        return self.profile.region
+
     def boto3(self) -> boto3.Session:
         """A boto3 session on the same cloud, for whatever this package does not do."""
         return self.aws.boto3()

@@ -66,7 +66,10 @@ async def write(place: Place, profile: Profile, options: Options, key_file: Path
         "groups": {"default": place.id("group", "machines")},
     }
     name = place.facts.setup
+    baked = profiles.baked_image(name)
     profiles.write(name, values, head=f"{WRITTEN}: `fleetctl setup apply {name}` writes it anew")
+    if baked is not None:
+        profiles.record_image(name, *baked)
 
 
 async def image(place: Place) -> str:

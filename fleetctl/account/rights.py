@@ -23,13 +23,13 @@ TRUST: Document = {
 # every call that sessions, teardowns and the commands over orphans make; by service, as botocore names them
 CALLS: Mapping[str, tuple[str, ...]] = {
     "ec2": (
-        "cancel_spot_instance_requests", "create_fleet", "create_launch_template", "create_tags", "delete_fleets",
-        "delete_launch_template", "delete_nat_gateway", "delete_volume", "describe_addresses", "describe_fleets", "describe_images",
-        "describe_instance_status", "describe_instance_types", "describe_instances", "describe_launch_templates",
-        "describe_nat_gateways", "describe_regions",
-        "describe_route_tables", "describe_spot_instance_requests", "describe_spot_price_history", "describe_subnets",
-        "describe_tags", "describe_volumes", "describe_vpc_endpoints", "get_console_output", "release_address", "request_spot_instances",
-        "run_instances", "terminate_instances",
+        "cancel_spot_instance_requests", "create_fleet", "create_image", "create_launch_template", "create_tags", "delete_fleets",
+        "delete_launch_template", "delete_nat_gateway", "delete_snapshot", "delete_volume", "deregister_image", "describe_addresses",
+        "describe_fleets", "describe_images", "describe_instance_status", "describe_instance_types", "describe_instances",
+        "describe_launch_templates", "describe_nat_gateways", "describe_regions", "describe_route_tables", "describe_snapshots",
+        "describe_spot_instance_requests", "describe_spot_price_history", "describe_subnets", "describe_tags", "describe_volumes",
+        "describe_vpc_endpoints", "get_console_output", "release_address", "request_spot_instances", "run_instances",
+        "terminate_instances",
     ),
     "sns": (
         "create_topic", "delete_topic", "get_subscription_attributes", "get_topic_attributes", "list_subscriptions",
@@ -198,6 +198,7 @@ def controller(partition: str, region: str, account: str, bucket: str, role: str
         _allow(of("sns"), [f"arn:{partition}:sns:{region}:{account}:fleetctl-*"]),
         _allow(of("sqs"), [f"arn:{partition}:sqs:{region}:{account}:fleetctl-*"]),
         _allow(of("ssm"), [f"arn:{partition}:ssm:{region}:{account}:parameter/fleetctl/*"]),
+        _allow(["ssm:GetParameter"], [f"arn:{partition}:ssm:{region}::parameter/aws/service/*"]),  # the newest images of others
         _allow(of("s3"), places),
         _allow(["iam:PassRole"], [f"arn:{partition}:iam::{account}:role/{role}"],
                {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}),

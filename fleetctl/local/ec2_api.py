@@ -2,7 +2,7 @@
 
 Ours entirely: RequestSpotInstances, DescribeSpotInstanceRequests, CancelSpotInstanceRequests (moto keeps hardly any of their
 parameters, and forgets what is cancelled) and DescribeSpotPriceHistory (moto's has one price, of 2006).
-Ours in modules of their own: instances (`launch_api`), launch templates (`template_api`), fleets (`fleet_api`).
+Ours in modules of their own: instances (`launch_api`), launch templates (`template_api`), fleets (`fleet_api`), images (`image_api`).
 Ours because there is something to say: GetConsoleOutput. CreateTags refuses what is not seen yet, and DescribeTags does not
 show it.
 Everything else is moto's, after the states of instances were brought up to date.
@@ -25,6 +25,7 @@ from fleetctl.local.answers import SERVER_ERRORS, errors, fingerprint, listed, n
 from fleetctl.local.book import Refused
 from fleetctl.local.existing import Existing
 from fleetctl.local.fleet_api import FleetCalls
+from fleetctl.local.image_api import ImageCalls
 from fleetctl.local.launch_api import LaunchCalls
 from fleetctl.local.rules import DEFAULT_TYPE
 from fleetctl.local.spot import Order, SpotRequest, State
@@ -34,7 +35,7 @@ from fleetctl.local.template_api import TemplateCalls
 KINDS = {"spot-instance-request": "spot-instances-request", "nat-gateway": "natgateway", "vpc-elastic-ip": "elastic-ip"}
 
 
-class LocalEC2API(LaunchCalls, FleetCalls, TemplateCalls, EC2Response):
+class LocalEC2API(LaunchCalls, FleetCalls, TemplateCalls, ImageCalls, EC2Response):
     """One EC2 call. Runs with the cloud's lock held, so a backend is never seen half-changed."""
 
     RESPONSE_KEY_PATH_TO_TRANSFORMER = EC2Response.RESPONSE_KEY_PATH_TO_TRANSFORMER | {

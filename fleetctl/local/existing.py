@@ -8,6 +8,7 @@ from typing import Any
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 
 from fleetctl.local import rules
+from fleetctl.local.book import Refused
 
 
 def vcpus(type: str) -> int:
@@ -22,7 +23,9 @@ class Existing:
         self._backend = backend
 
     def image(self, id: str) -> bool:
-        """Whether this image exists."""
+        """Whether this image exists. Raises Refused for one that is not ready."""
+        if id in self._backend.amis and self._backend.amis[id].state != "available":
+            raise Refused("InvalidAMIID.Unavailable", f"The image id '[{id}]' is not available: it is {self._backend.amis[id].state}")
         return id in self._backend.amis
 
     def type(self, name: str) -> bool:

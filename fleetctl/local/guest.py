@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleetctl.local import image, imds, sshd
+from fleetctl.local import image, imds, pictures, sshd
 from fleetctl.local.boot import Boot
 from fleetctl.local.wire import LoopWire, Message
 
@@ -114,6 +114,8 @@ class Guest:
         imds_socket = _bound(self.boot.ip, self._site.imds_port)
         await self._imds.listen(imds_socket)
         ssh_socket = _bound(self.boot.ip, self._site.ssh_port)
+        if not self._booted_before:
+            await asyncio.to_thread(pictures.develop, self._site.root / "images" / self.boot.image_id, self.directory / "home")
         environment = self._environment(imds_socket.getsockname()[1], ssh_socket.getsockname()[1])
         door = sshd.Door(self.boot.ip, self._site.login_user, self.boot.public_keys, str(self.directory / "home"), environment,
                          self._site.may_reach)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetctl.errors import LocalCloudError
-from fleetctl.local import image, nursery
+from fleetctl.local import image, nursery, pictures
 from fleetctl.local.addresses import Block
 from fleetctl.local.boot import Boot
 from fleetctl.local.guest import Guest, Site
@@ -123,6 +123,14 @@ class Hypervisor:
         """Puts a recommendation to rebalance into the instance's metadata, as made at an ISO time."""
         self._post(self._notify, instance_id, lambda guest: guest.advise(at))
 
+    def photograph(self, instance_id: str, image_id: str, done: Callable[[bool], None]) -> None:
+        """Copies an instance's files into an image, for those that are booted from it; `done` hears whether it went well."""
+        self._post(self._photograph, instance_id, image_id, done)
+
+    def forget_image(self, image_id: str) -> None:
+        """Removes an image's files. No effect on an image that has none."""
+        shutil.rmtree(self._root / "images" / image_id, ignore_errors=True)
+
     def settled(self, instance_id: str) -> None:
         """Says that an instance's heavy boot phase is over, which lets the next one through the gate."""
         self._post(self._settled, instance_id)
@@ -146,7 +154,8 @@ class Hypervisor:
         self._stop_threads()
         self._block.close()
         shutil.rmtree(self._root / "instances", ignore_errors=True)
-        shutil.rmtree(self._root / "image", ignore_errors=True)
+        for name in ("image", "images"):
+            shutil.rmtree(self._root / name, ignore_errors=True)
 
     # -- threads
 
@@ -221,6 +230,21 @@ class Hypervisor:
     def _notify(self, instance_id: str, notify: Callable[[Guest], None]) -> None:
         if guest := self._guests.get(instance_id):
             notify(guest)
+
+    def _photograph(self, instance_id: str, image_id: str, done: Callable[[bool], None]) -> None:
+        async def copy() -> None:
+            home, image = self._root / "instances" / instance_id / "home", self._root / "images" / image_id
+            try:
+                await asyncio.to_thread(pictures.photograph, home, image)
+            except OSError as error:
+                log.warning("no image could be made of %s: %s", instance_id, error)
+                self._tell(done, False)
+            else:
+                self._tell(done, True)
+
+        task = self._loop.create_task(copy())
+        self._drivers.add(task)
+        task.add_done_callback(self._drivers.discard)
 
     def _settled(self, instance_id: str) -> None:
         if guest := self._guests.get(instance_id):

@@ -195,6 +195,14 @@ def test_the_profile_names_what_was_made_and_no_secret(setup, home, config):
     assert profile.credentials.secret_key not in text and "PRIVATE" not in text
 
 
+def test_an_image_that_was_baked_for_the_profile_stays_there_when_it_is_written_anew(setup, home):
+    setup.apply()
+    first = profiles.load("lab", home=home).image
+    profiles.record_image("lab", "ami-0123456789abcdef0", "tools")
+    setup.apply(None)
+    assert (profiles.load("lab", home=home).image, profiles.baked_image("lab")[1]) == ("ami-0123456789abcdef0", "tools") != (first, "")
+
+
 def test_private_keys_are_for_their_owner_only_and_never_travel(setup, home, config, client):
     setup.apply()
     for part in files.KEYS:
