@@ -39,7 +39,8 @@ def test_its_environment_is_clean_and_says_where_its_cloud_is(lab: Any, monkeypa
     assert environment["FLEETCTL_LOGIN_USER"] == environment["USER"] == "ec2-user"
     assert environment["TMPDIR"] == str(directory / "tmp")
     assert set(environment) <= {"HOME", "USER", "LOGNAME", "SHELL", "LANG", "TMPDIR", "PATH", "PWD", "SHLVL", "_", "AWS_ENDPOINT_URL",
-                                "AWS_EC2_METADATA_SERVICE_ENDPOINT", "FLEETCTL_SSH_PORT", "FLEETCTL_SSH_KEY_FILE", "FLEETCTL_LOGIN_USER"}
+                                "AWS_EC2_METADATA_SERVICE_ENDPOINT", "FLEETCTL_SSH_PORT", "FLEETCTL_SSH_KEY_FILE", "FLEETCTL_LOGIN_USER",
+                                "FLEETCTL_BUNDLES"}  # what several machines have made of a bundle is made once on this computer
 
 
 def test_it_sees_only_its_own_processes(lab: Any) -> None:
