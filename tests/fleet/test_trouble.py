@@ -416,11 +416,11 @@ def test_a_way_that_hangs_while_it_closes_holds_no_teardown_up(fake_session, mon
 
 
 def test_commands_that_are_too_long_even_for_a_bucket_are_refused_before_anything_is_made(fake_session, monkeypatch):
-    monkeypatch.setattr("fleetctl.bootstrap.BULK_BYTES", 50_000)
+    monkeypatch.setattr("fleetctl.bootstrap.BULK_BYTES", 30_000)
     cloud = FakeAws()
     session = fake_session(cloud)
     noise = random.Random(1).randbytes(40_000).hex()
-    with pytest.raises(RequestInvalid, match="50,000 at most"):
+    with pytest.raises(RequestInvalid, match="30,000 at most"):
         bring_up_spots(REQUEST, 1, f": {noise}", session=session).result(10)
     assert (cloud.ec2_calls(), cloud.buckets) == ({}, {})
 
