@@ -208,13 +208,14 @@ def hosts(
     Each is a text (`host`, `user@host:port`, a name of ~/.ssh/config) or a mapping with `host` and whatever else is said of this one: the
     options below, and `name`. What is not said here is as ~/.ssh/config says, or ssh's default: user, port, keys, agent, ProxyJump.
     `host_key` is the server's key, as its line in OpenSSH; without it the key is looked for in `known_hosts` (default: ~/.ssh/known_hosts).
-    `via` is the machine on the way, `config` another file than ~/.ssh/config ("" for none). With a `session` they end with its teardown;
-    else with `close()` or their block. Nothing is connected yet. Raises RequestInvalid and MachineError.
+    `via` is the machine on the way, `config` another file than ~/.ssh/config ("" for none). With a `session` (`via` a machine: with that
+    one's) they end with its teardown; else with `close()` or their block. Nothing is connected yet. Raises RequestInvalid and MachineError.
     """
     if isinstance(machines, str | bytes) or not machines:
         raise RequestInvalid("hosts takes a list of machines", alias="machines", found=machines, todo='hosts(["db", "me@10.0.0.7"])')
     common = {"user": user, "port": port, "key_file": key_file, "host_key": host_key, "known_hosts": known_hosts, "via": via}
     told = [{"config": config, **{key: value for key, value in common.items() if value}, **_said(one)} for one in machines]
+    session = _one_home([session, *(one["via"].home for one in told if isinstance(one.get("via"), Hands))])
     background = Background("fleetctl hosts") if session is None else None
     made = Hosts(_Own(background) if background is not None else session, background)  # type: ignore[arg-type]
     try:
@@ -227,6 +228,15 @@ def hosts(
         made.close()
         raise
     return made
+
+
+def _one_home(homes: Sequence[Base | None]) -> Base | None:
+    """The one whose loop all of it runs on: a connection through another one must be on the loop of that. Raises RequestInvalid."""
+    found = [home for home in homes if home is not None]
+    if any(home is not found[0] for home in found):
+        raise RequestInvalid("these lead through machines of two homes, or through one of another session", alias="via", found=len(found),
+                             todo="make them by hosts(…) for each")  # fmt: skip
+    return found[0] if found else None
 
 
 def _said(one: str | Mapping[str, Any]) -> dict[str, Any]:

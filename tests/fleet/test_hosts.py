@@ -119,6 +119,18 @@ async def test_the_users_configuration_says_where_a_name_leads_with_which_key_an
         await machines["inner"].run("true")  # the way is as strict as its end
 
 
+async def test_the_way_may_lead_through_a_machine_that_one_has_hands_on_already(openssh):  # noqa: F811
+    door, inner, other = openssh(), openssh(), openssh()
+    with hosts([door.said], host_key=door.host_key) as doors, hosts([other.said], host_key=other.host_key) as others:
+        (way,), (elsewhere,) = doors.values(), others.values()
+        with hosts([{**inner.said, "name": "inner"}], host_key=inner.host_key, via=way) as machines:
+            async with asyncio.timeout(30):
+                assert int((await machines["inner"].run("echo $SSH_CONNECTION")).stdout.split()[3]) == inner.port
+            assert repr(way.link()) == "<link open>"
+        with pytest.raises(RequestInvalid, match="two homes"):
+            hosts([{**inner.said, "via": way}, {**inner.said, "name": "b", "via": elsewhere}])
+
+
 async def test_the_agent_is_asked_for_keys(openssh, tmp_path, monkeypatch):  # noqa: F811
     server = openssh()
     path = f"/tmp/fleetctl-agent-{os.getpid()}"  # a socket's name is short
