@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from . import diagnosis, holding, terminal
 from .command import Command, Done, command
@@ -19,7 +19,8 @@ from .errors import FleetError, MachineError, RequestInvalid
 from .futures import Pending
 from .holding import Event
 from .link import Link, Where
-from .outcomes import AT_ONCE, Outcomes, on_each
+from .outcomes import AT_ONCE, Outcomes, Tally, on_each
+from .watched import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -206,6 +207,28 @@ class Hands(ABC):
         return self._link
 
 
+class Work(Watched["Outcomes[T]"], Generic[T]):
+    """The same work on many machines, under way. Ctrl-C in `.result()` stops it, `cancel()` too: what has been done stays done."""
+
+    patience = 1.0  # most of it is done sooner
+    again = "Await it again, or end it with .cancel()"
+
+    def __init__(self, pending: Pending[Outcomes[T]], tally: Tally) -> None:
+        super().__init__(pending._future, pending._what)
+        self._tally = tally
+
+    def progress(self) -> Tally:
+        """How many machines have done it."""
+        return self._tally
+
+    def cancel(self) -> None:
+        """Stop it where it is. Commands that run on machines are ended."""
+        self.stop()
+
+    def _give_up(self) -> None:
+        self.stop()
+
+
 class Many:
     """Many machines that SSH reaches; failures are values."""
 
@@ -216,17 +239,17 @@ class Many:
     def run(
         self, what: str | Sequence[str] | Command, *, check: bool = False, cwd: str = "", env: Mapping[str, str] | None = None,
         stdin: str | bytes = b"", timeout: float | None = None, combine: bool = False, at_once: int = AT_ONCE,
-    ) -> Pending[Outcomes[Done]]:  # fmt: skip
+    ) -> Work[Done]:  # fmt: skip
         """Run a command on all machines that are ready now, at most `at_once` at a time. Failures are values; see `Machine.run`."""
         to_do = command(what, cwd=cwd, env=env, stdin=stdin, timeout=timeout, combine=combine)
         return self._each(repr(to_do)[1:-1], lambda machine: machine.link().run(to_do), check, at_once)
 
-    def put(self, local: str | Path, remote: str = ".", *, check: bool = False, at_once: int = AT_ONCE) -> Pending[Outcomes[None]]:
+    def put(self, local: str | Path, remote: str = ".", *, check: bool = False, at_once: int = AT_ONCE) -> Work[None]:
         """Copy a file or a tree to all machines that are ready now; see `Machine.put`."""
         path = Path(local).expanduser().absolute()
         return self._each(f"put {path.name}", lambda machine: machine.link().put(path, remote), check, at_once)
 
-    def _fetch(self, remote: str, to: str | Path, *, check: bool = False, at_once: int = AT_ONCE) -> Pending[Outcomes[Path]]:
+    def _fetch(self, remote: str, to: str | Path, *, check: bool = False, at_once: int = AT_ONCE) -> Work[Path]:
         """Copy a file or a tree from all machines that are ready now, each into a directory of its own name in `to`."""
         into = Path(to).expanduser().absolute()
 
@@ -238,15 +261,17 @@ class Many:
 
         return self._each(f"get {remote}", one, check, at_once)
 
-    def _each(self, what: str, work: Callable[[Hands], Awaitable[T]], check: bool, at_once: int) -> Pending[Outcomes[T]]:
+    def _each(self, what: str, work: Callable[[Hands], Awaitable[T]], check: bool, at_once: int) -> Work[T]:
         ready = self._reached()
         if not ready:
             raise MachineError(f"no machine of {self!r} is ready, so there is none for: {what}", todo="wait for the launch")
         if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
             raise RequestInvalid("at_once is how many machines at a time, at least 1", alias="at_once", found=at_once)
 
+        tally = Tally(what, len(ready))
+
         async def all_of_them() -> Outcomes[T]:
-            outcomes = await on_each(what, {one.called: partial(work, one) for one in ready}, at_once)
+            outcomes = await on_each(what, {one.called: partial(work, one) for one in ready}, at_once, tally)
             return outcomes.check() if check else outcomes
 
-        return ready[0].home.submit(all_of_them(), f"{what} on {len(ready)} machines")
+        return Work(ready[0].home.submit(all_of_them(), f"{what} on {len(ready)} machines"), tally)

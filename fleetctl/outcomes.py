@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
@@ -93,16 +94,39 @@ class Outcomes(Mapping[str, "T | FleetError"], Generic[T]):
         return f"<b>{html.escape(repr(self)[1:-1])}</b><table>{rows}</table>"
 
 
-async def on_each(what: str, work: Mapping[str, Callable[[], Awaitable[T]]], at_once: int = AT_ONCE) -> Outcomes[T]:
+class Tally:
+    """How far some work on many machines is: `up` of `wanted` have done it, on `failed` it has failed."""
+
+    def __init__(self, what: str, wanted: int) -> None:
+        self.what, self.wanted, self.up, self.failed, self._began = what, wanted, 0, 0, time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"<tally of {self}>"
+
+    def __str__(self) -> str:
+        left = self.wanted - self.up - self.failed
+        return f"{self.what}: {self.up}/{self.wanted} done · {left} at it · {self.failed} failed · {time.monotonic() - self._began:.1f} s"
+
+    def count(self, outcome: object) -> None:
+        """One machine has an outcome."""
+        well = not isinstance(outcome, FleetError) and getattr(outcome, "ok", True)
+        self.up, self.failed = self.up + well, self.failed + (not well)
+
+
+async def on_each(
+    what: str, work: Mapping[str, Callable[[], Awaitable[T]]], at_once: int = AT_ONCE, tally: Tally | None = None
+) -> Outcomes[T]:  # fmt: skip
     """Do the work of all machines, at most `at_once` at a time; whatever FleetError it raises is that machine's outcome."""
-    gate = asyncio.Semaphore(at_once)
+    gate, tally = asyncio.Semaphore(at_once), tally or Tally(what, len(work))
 
     async def one(do: Callable[[], Awaitable[T]]) -> T | FleetError:
         async with gate:
             try:
-                return await do()
+                outcome: T | FleetError = await do()
             except FleetError as error:
-                return error
+                outcome = error
+        tally.count(outcome)
+        return outcome
 
     async with asyncio.TaskGroup() as group:  # what nobody foresaw ends all of it
         tasks = {name: group.create_task(one(do)) for name, do in work.items()}

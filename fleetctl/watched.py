@@ -12,14 +12,16 @@ from .futures import Pending
 
 T = TypeVar("T")
 CANCEL_SECONDS = 60.0  # what an interrupted `.result()` gives the cancelling before it lets go
-AGAIN = "Await it again, or end it with .cancel() or teardown(…)"
 
 
 class Watched(Pending[T], Generic[T]):
     """A value to come, with progress to show meanwhile.
 
-    Who stops waiting leaves it running and is told so; Ctrl-C in `.result()` ends it.
+    Who stops waiting leaves it running and is told so; Ctrl-C in `.result()` ends it. What is done within `patience` seconds shows nothing.
     """
+
+    patience = 0.0
+    again = "Await it again, or end it with .cancel() or teardown(…)"
 
     def progress(self) -> Any:
         """Where it is; its str is one line, `up`, `failed` and `wanted` are numbers."""
@@ -33,6 +35,9 @@ class Watched(Pending[T], Generic[T]):
         """Block for the value. Raises TimeoutError after `timeout` seconds (it goes on). Ctrl-C ends what is under way."""
         until = None if timeout is None else time.monotonic() + timeout
         try:
+            concurrent.futures.wait([self._future], self.patience if timeout is None else min(self.patience, timeout))
+            if self.done():
+                return self._outcome(0)
             with display.progress(self) as tick:
                 while not self.done():
                     left = None if until is None else until - time.monotonic()
@@ -55,12 +60,15 @@ class Watched(Pending[T], Generic[T]):
         """Wait with progress where somebody looks. The ticks run on the waiter's own loop, so a busy cell only delays what is shown."""
         over = self._over()
         try:
+            await asyncio.wait([over], timeout=self.patience)
+            if self.done():
+                return self._outcome(None)
             with display.progress(self) as tick:
                 while not self.done():
                     await asyncio.wait([over], timeout=tick.seconds)
                     tick.show()
         except asyncio.CancelledError:
             if not self.done():
-                display.say(f"no longer waiting; {self!r} goes on. {AGAIN}")
+                display.say(f"no longer waiting; {self!r} goes on. {self.again}")
             raise
         return self._outcome(None)
