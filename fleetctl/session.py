@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures.thread  # noqa: F401  (see _at_exit)
 import functools
 import logging
 import os
@@ -88,9 +89,7 @@ class Session:
         self._guard: Guard | None = None
         self._pid = os.getpid()
         self.closed = False
-        # leaving Python ends what a session started. The ordinary atexit comes too late: by then no executor takes work, and
-        # looking up a host name needs one
-        getattr(threading, "_register_atexit", atexit.register)(self._at_exit)
+        _living[self] = None
         os.register_at_fork(after_in_child=functools.partial(_forked, weakref.ref(self)))
 
     def __repr__(self) -> str:
@@ -314,6 +313,7 @@ class Session:
                 self.ledger.close()
                 if self._guard is not None:
                     (self._guard.dismiss if well else self._guard.let_go)()
+                _living.pop(self, None)
 
     async def _shut(self) -> None:
         """Nothing runs on the loop afterwards, and no connection is open."""
@@ -366,6 +366,20 @@ class Session:
             return receipt
         finally:
             self._leave(well=well)
+
+
+_living: dict[Session, None] = {}  # a session is kept until it ends, whoever has let go of it, and not for longer
+
+
+def _at_exit() -> None:
+    """Leaving Python ends what its sessions started."""
+    for session in reversed(list(_living)):
+        session._at_exit()
+
+
+# The ordinary atexit comes too late: by then no executor takes work, and looking up a host name needs one. What is registered last is
+# called first, so executors' own end, registered by their import above, comes after this.
+getattr(threading, "_register_atexit", atexit.register)(_at_exit)
 
 
 def _forked(session: weakref.ref[Session]) -> None:

@@ -1,14 +1,17 @@
 """What a teardown finds it ends, and proves; what it cannot end it names, and that holds nothing else up."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
-from fake_aws import REQUEST, FakeAws, refusal
+from fake_aws import REQUEST, FakeAws, profile, refusal
 
 from fleetctl import ScriptFailed, StillBilling, bring_up_one_spot, bring_up_spots, ec2, ending, estate, teardown, teardown_all
 from fleetctl.errors import AwsError, Denied, Network, NotFound, Throttled
 from fleetctl.ledger import Entry
 from fleetctl.messages import Phase
+from fleetctl.session import Session
 
 MACHINES = {"spot request", "instance"}
 CHANNEL = {"topic", "queue", "subscription"}
@@ -320,3 +323,14 @@ def test_a_receipt_of_failed_machines_has_what_they_cost(fake_session):
         launch.result(10)
     disk = 8 * 0.10 / 720  # USD an hour: 8 GiB of gp2, where the request names none
     assert down(session).cost == pytest.approx(2 * (0.0031 + disk) / 60, rel=0.01), "a minute at least is billed"
+
+
+@pytest.mark.parametrize("end", ["close", "leave"])
+def test_a_session_that_has_ended_is_kept_by_nobody(tmp_path, end):
+    session = Session(profile(FakeAws(), tmp_path))
+    up(session)
+    getattr(session, end)()
+    kept = weakref.ref(session)
+    del session
+    gc.collect()
+    assert kept() is None
