@@ -191,14 +191,14 @@ class Standby:
                 if member.machine.state in (MachineState.GONE, MachineState.INTERRUPTED):
                     self._lose(member)
                 elif member.machine.state is MachineState.FAILED and member.where in (Where.CONFIGURING, Where.FREE):
-                    self._spawn(self._retire([member]))
+                    self._let_go([member])
             size = self._size()
             wanted = missing(size, [one.where for one in self._members.values()], self._coming, self.most)
             if wanted and time.time() >= self._next_launch:
                 self._launch(wanted)
             free = [one for one in self._members.values() if one.where is Where.FREE]
             if leaving := free[len(free) - surplus(size, [one.where for one in free]) :]:
-                self._spawn(self._retire(leaving))
+                self._let_go(leaving)
             self._news.clear()
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -249,10 +249,13 @@ class Standby:
             self._fails, self._trouble = 0, None
             self._step(member, Step.CONFIGURED)
 
-    async def _take(self, timeout: float | None) -> Machine:
-        self._used = time.time()
-        self._next_launch = 0.0
+    def _wake(self) -> None:
+        """Somebody wants machines: an idle list fills again, and a failed launch is tried again now."""
+        self._used, self._next_launch = time.time(), 0.0
         self._news.set()
+
+    async def _take(self, timeout: float | None) -> Machine:
+        self._wake()
         async with asyncio.timeout(timeout):
             while True:
                 free = (one for one in self._members.values() if one.where is Where.FREE and not self._closed)
@@ -273,6 +276,7 @@ class Standby:
                     raise
 
     async def _full(self, timeout: float | None) -> None:
+        self._wake()
         async with asyncio.timeout(timeout):
             while len(self.free) < self.size:
                 await self._wait()
@@ -289,6 +293,12 @@ class Standby:
         self._used = time.time()
         self._step(member, Step.RETURN)
         await self._set_up(member, self._clean)
+
+    def _let_go(self, members: Sequence[Member]) -> None:
+        """Retire them behind. They leave at once: a task that begins a moment later would end what has been handed out meanwhile."""
+        for member in members:
+            self._step(member, Step.RETIRE)
+        self._spawn(self._retire(members))
 
     async def _retire(self, members: Sequence[Member]) -> None:
         for member in members:

@@ -63,6 +63,19 @@ async def test_a_machine_that_has_died_is_not_handed_out(session, oracle, reques
         assert (await standby.take()) != machine
 
 
+async def test_what_is_let_go_cannot_be_taken_any_more(session, request_):
+    async with Standby(request_, 1, session=session) as standby:
+        await standby.full()
+        [machine] = standby.free
+
+        async def let_go():  # and nothing else of this list runs in between
+            standby._let_go([standby._members[machine.instance_id]])
+            return standby.free
+
+        assert await session.submit(let_go(), "letting go") == []
+        assert (await standby.take()) != machine
+
+
 async def test_what_makes_configuring_fail_is_told_to_who_waits_and_its_machine_is_ended(session, oracle, request_):
     async with Standby(request_, 1, configure=["echo no such licence >&2; exit 3"], session=session) as standby:
         with pytest.raises(CommandFailed, match="no such licence"):
@@ -75,6 +88,8 @@ async def test_an_unused_list_ends_its_machines_and_the_next_who_wants_one_gets_
         await asyncio.sleep(0)
         assert oracle.living() == set()
         standby.idle_hours = 1.0
+        standby._used = 0.0  # as after a long while
+        await standby.full()
         machine = await standby.take()
         await standby.give_back(machine)
         standby.idle_hours = 1e-9
