@@ -139,7 +139,8 @@ def _destroy(options: argparse.Namespace) -> int:
 
     def agree(steps: Sequence[Step]) -> bool:
         for step in steps:
-            console.print(f"remove {step.kind} {step.part} {step.id}", highlight=False, markup=False)
+            why = f" ({step.why})" if step.why else ""
+            console.print(f"{step.verb} {step.kind} {step.part} {step.id}{why}", highlight=False, markup=False)
         answers.append(options.yes or asked(console, "remove all of this?"))
         return bool(answers[-1])
 

@@ -12,7 +12,8 @@ import fleetctl
 from fleetctl.account import access, rights
 
 SOURCES = Path(fleetctl.__file__).parent
-SERVICES = ("ec2", "sns", "sqs", "ssm", "s3", "sts", "iam", "service-quotas", "cloudwatch", "budgets", "cloudformation")
+SERVICES = ("ec2", "sns", "sqs", "ssm", "s3", "sts", "iam", "service-quotas", "cloudwatch", "budgets", "cloudformation", "ce",
+            "bcm-data-exports")  # fmt: skip
 WHERE = ("us-east-1", "123456789012", "the-bucket")
 
 
@@ -91,7 +92,8 @@ def test_a_machine_may_report_read_what_is_laid_out_for_it_and_write_its_log_and
 
 
 def test_another_partition_has_other_names():
-    text = json.dumps([rights.machine("aws-cn", *WHERE), rights.controller("aws-cn", *WHERE, "r"), rights.tls_only("aws-cn", "b")])
+    bucket = rights.bucket_policy("aws-cn", "123456789012", "b", reports="costs/")
+    text = json.dumps([rights.machine("aws-cn", *WHERE), rights.controller("aws-cn", *WHERE, "r"), bucket])
     assert "arn:aws:" not in text
 
 

@@ -27,7 +27,7 @@ from ..journal import Journal
 from ..ledger import Ledger
 from ..profiles import Profile
 from ..receipt import Receipt
-from . import billing, files, keys, planning, whence, work
+from . import billing, costs, files, keys, planning, whence, work
 from .options import BILLS_REGION, Facts, Options, wanted
 from .pages import Plan, refusal
 from .place import Place
@@ -38,6 +38,7 @@ __all__ = ["Options", "Plan", "apply", "destroy", "plan", "refusal", "status"]
 log = logging.getLogger(__name__)
 
 DEFAULT = "default"
+BILLS = (*billing.SERVICES, *costs.SERVICES)  # what is asked in the region of the bills
 LEDGERS = "setups"  # apart from the sessions': no teardown of those may take a set-up's things for theirs
 DOUBT_SECONDS = 10.0  # in which a call without an answer has arrived, or never will, and what was made can be seen
 Report = Callable[[Step, str], None]
@@ -124,7 +125,7 @@ async def destroyed(profile: Profile, name: str, *, agree: Callable[[Sequence[St
         if machines := await work.living_machines(place):
             raise SetupFailed(f"nothing was removed: {len(machines)} machines are in the set-up's network", left=machines,
                               todo="end them first: `fleetctl down`, or `fleetctl orphans` for those of other computers")  # fmt: skip
-        if steps and not agree(steps):
+        if any(not step.idle for step in steps) and not agree(steps):
             return Receipt()
         receipt = await work.remove(place, steps, seen)
         if receipt.remaining:
@@ -165,7 +166,7 @@ def _by_service(near: Call, bills: Call) -> Call:
     """One way to AWS out of two."""
 
     async def call(service: str, operation: str, /, **parameters: Any) -> dict[str, Any]:
-        return await (bills if service in billing.SERVICES else near)(service, operation, **parameters)
+        return await (bills if service in BILLS else near)(service, operation, **parameters)
 
     return call
 

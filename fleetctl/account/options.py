@@ -29,14 +29,19 @@ BILLED = "aws"  # the partition whose accounts have a metric of their charges, a
 BILLS_REGION = "us-east-1"  # where that metric is (CloudWatch User Guide, "Create a billing alarm to monitor your estimated AWS charges")
 ALARMS = (1, 5, 20, 100)  # USD of a month
 MAIL = re.compile(r"[A-Za-z0-9._+=-]+@[A-Za-z0-9.-]+")  # of what mail allows, what a tag's value does, too
-OBJECT_DAYS = {"fleetctl/": 30, "logs/": 90}  # after which what sessions left in the bucket ends by itself
+REPORTS = "costs/"  # where in the bucket AWS writes what was spent
+OBJECT_DAYS = {"fleetctl/": 30, "logs/": 90, REPORTS: 400}  # after which it ends by itself; a month is compared with the year before's
+COLUMNS = ("line_item_usage_start_date", "line_item_product_code", "line_item_usage_type", "line_item_operation", "line_item_resource_id",
+           "line_item_usage_amount", "line_item_unblended_cost", "line_item_currency_code", "resource_tags")  # fmt: skip
+TABLE = "COST_AND_USAGE_REPORT"
+COST_TAG = "fleetctl:session"  # by which AWS tells costs apart: what all things of a session bear
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """The zones to have subnets in, the private subnets' way out, and who may reach port 22, as address blocks.
 
-    `alarms` are sums of a month's bill in USD; the highest is the budget too, and `mail` is told of both. `alarms=()` are none.
+    `alarms` are sums of a month's bill in USD; the highest is the budget too, and `mail` is told of both. `alarms=()`: nothing about bills.
     What is left out is as the account remembers it; in a new one: all zones, endpoints, the address of this computer, the `ALARMS`, and
     nobody is told. `reaper`: AWS itself ends, every quarter of an hour, what has outlived its expires tag; not unless asked for.
     """
@@ -136,6 +141,11 @@ class Facts:
         return f"{self.stem}-{self.account}"
 
     @property
+    def report(self) -> str:
+        """The name of the export that writes the cost report."""
+        return f"{self.stem}-costs"
+
+    @property
     def stack(self) -> str:
         """The name of the CloudFormation stack that holds the reaper."""
         return f"{self.stem}-reaper"
@@ -205,13 +215,18 @@ def _account(facts: Facts) -> list[Wanted]:
     controller = rights.controller(facts.partition, facts.region, facts.account, facts.bucket, f"{facts.stem}-machine")
     return [
         Wanted("bucket", "bucket", {"name": facts.bucket, "public access": "blocked", "encryption": "AES256",
-                                    "policy": rights.encode(rights.tls_only(facts.partition, facts.bucket)),
+                                    "policy": rights.encode(_bucket_policy(facts)),
                                     "expiry": dict(OBJECT_DAYS)}),
         Wanted("role", "machine", {"trust": rights.encode(rights.TRUST), "rights": rights.encode(machine)}),
         Wanted("profile", "machine", {"role": f"{facts.stem}-machine"}),
         Wanted("policy", "controller", {"rights": rights.encode(controller)}),
         *(Wanted("key", part, {"public": public} if public else {}) for part, public in facts.keys.items()),
     ]  # fmt: skip
+
+
+def _bucket_policy(facts: Facts) -> rights.Document:
+    """Whether reports are wanted or not, so that wanting them later is no drift of the bucket."""
+    return rights.bucket_policy(facts.partition, facts.account, facts.bucket, reports=REPORTS if facts.partition == BILLED else "")
 
 
 def _bills(options: Options, facts: Facts) -> list[Wanted]:
@@ -222,6 +237,9 @@ def _bills(options: Options, facts: Facts) -> list[Wanted]:
         *([Wanted("topic", "alarms", {"mail": options.mail})] if options.mail else []),
         *(Wanted("alarm", f"over-{amount}", {"over": f"{amount} USD", "tells": tells}) for amount in options.alarms),
         Wanted("budget", "month", {"a month": f"{max(options.alarms)} USD", "mail": options.mail}),
+        Wanted("report", "costs", {"by": "day", "to": f"{facts.bucket}/{REPORTS}", "state": "HEALTHY",
+                                   "query": f"SELECT {', '.join(COLUMNS)} FROM {TABLE}"}),
+        Wanted("tag", "session", {"name": COST_TAG}),
     ]
 
 

@@ -23,7 +23,7 @@ __all__ = ["Plan", "refusal"]
 SHADES = {Verb.MAKE: "green", Verb.FINISH: "green", Verb.CHANGE: "yellow", Verb.DRIFT: "magenta", Verb.REMOVE: "red", Verb.CLASH: "red"}
 WIDTH = 80
 SHOWN = 60  # characters of a value that is not as wanted
-DOCUMENTS = ("trust", "rights", "policy", "options", "public", "tells", "template")
+DOCUMENTS = ("trust", "rights", "policy", "options", "public", "tells", "template", "query")
 PLAIN = ("addresses", "zone", "service", "type", "name", "out by", "lets in")  # settings that need no name
 
 
@@ -42,8 +42,8 @@ class Plan:
 
     @property
     def complete(self) -> bool:
-        """Whether all is there, and as wanted."""
-        return all(step.verb is Verb.LEAVE for step in self.steps)
+        """Whether all is there, and as wanted, but for what cannot be had yet."""
+        return all(step.verb in (Verb.LEAVE, Verb.WAIT) for step in self.steps)
 
     @property
     def clashes(self) -> tuple[Step, ...]:

@@ -5,6 +5,7 @@
     there, as wanted                    leave
     there, with other settings          drift     with `fix`: change, unless it is of those that a thing keeps for life
     there, ours, and not wanted         drift     with `fix`: remove, after all else
+    cannot be had yet, or not by us     wait      and it is none of what a set-up lacks
 
 A thing that takes several calls to make bears a mark once all of them are done. So what a killed run left unfinished is told from what
 somebody has changed since: the one is completed, the other shown, and changed only if the user says so.
@@ -31,12 +32,13 @@ class Verb(StrEnum):
     FINISH = "finish"
     CHANGE = "change"
     LEAVE = "leave"
+    WAIT = "wait"
     DRIFT = "drift"
     REMOVE = "remove"
     CLASH = "clash"
 
 
-IDLE = frozenset({Verb.LEAVE, Verb.DRIFT, Verb.CLASH})  # what asks nothing of AWS
+IDLE = frozenset({Verb.LEAVE, Verb.WAIT, Verb.DRIFT, Verb.CLASH})  # what asks nothing of AWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A thing that the account has. `done`: it bears the mark of the finished; `ending`: it is on its way out already."""
+    """A thing that the account has. `done`: it bears the mark of the finished; `ending`: it is on its way out already.
+
+    `barred`: why it cannot be had yet. `shared`: why it stays when the set-up goes, as other set-ups of the account live by it too.
+    """
 
     kind: str
     part: str
@@ -59,6 +64,8 @@ class Seen:
     ours: bool = True
     done: bool = True
     ending: bool = False
+    barred: str = ""
+    shared: str = ""
 
 
 class Difference(NamedTuple):
@@ -119,18 +126,20 @@ def plan(
     ]
     kept = {(step.kind, step.id) for step in steps if step.id}
     names = {(step.kind, step.part) for step in steps}
-    over = [thing for thing in _backwards(there, order) if thing.ours and not thing.ending and (thing.kind, thing.id) not in kept]
-    for thing in over:
+    mine = [thing for thing in there if thing.ours and not thing.ending and not thing.shared and not thing.barred]
+    for thing in [thing for thing in _backwards(mine, order) if (thing.kind, thing.id) not in kept]:
         why = "there is another one" if (thing.kind, thing.part) in names else "not wanted any more"
         steps.append(Step(Verb.REMOVE if fix else Verb.DRIFT, thing.kind, thing.part, thing.id, why=why, seen=thing.settings))
     return tuple(steps)
 
 
 def removal(seen: Iterable[Seen], order: Sequence[str]) -> tuple[Step, ...]:
-    """The steps that remove all that is ours, what is needed by others last."""
-    ours = [thing for thing in seen if thing.ours]
+    """The steps that remove all that is ours, what is needed by others last. What is shared is left, and says why."""
+    ours = [thing for thing in seen if thing.ours and not thing.barred]
     return tuple(
-        Step(Verb.REMOVE, thing.kind, thing.part, thing.id, why="on its way already" if thing.ending else "")
+        Step(Verb.LEAVE, thing.kind, thing.part, thing.id, why=thing.shared)
+        if thing.shared
+        else Step(Verb.REMOVE, thing.kind, thing.part, thing.id, why="on its way already" if thing.ending else "")
         for thing in _backwards(ours, order)
     )
 
@@ -149,6 +158,8 @@ def _step(wanted: Wanted, found: Sequence[Seen], fixed: frozenset[str], fix: boo
         return Step(Verb.MAKE, wanted.kind, wanted.part, wanted=wanted)
     # of several, the one that is nearest to what is wanted
     best = min(ours, key=lambda thing: (not thing.done, len(differences(wanted.settings, thing.settings)), thing.id))
+    if best.barred:
+        return Step(Verb.WAIT, wanted.kind, wanted.part, best.id, wanted, why=best.barred)
     differs = differences(wanted.settings, best.settings)
     lasting = [one.key for one in differs if one.key in fixed]
     why = f"{' and '.join(lasting)} cannot be changed: destroy and apply" if lasting else ""

@@ -23,6 +23,7 @@ BESIDES = {
     "nat": "$0.045 a GB",
     "endpoint Interface": "$0.01 a GB",
     "bucket": "$0.023 a GB and month",
+    "report": "nothing but its place in the bucket",
     "alarm": "ten of an account free, then $0.10 a month",
     "stack": "nothing within Lambda's free tier, else about $0.02 a month",
 }

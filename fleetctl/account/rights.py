@@ -10,11 +10,12 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["CALLS", "SETUP_CALLS", "TRUST", "action", "actions", "allowing", "controller", "encode", "machine", "tls_only"]
+__all__ = ["CALLS", "SETUP_CALLS", "TRUST", "action", "actions", "allowing", "bucket_policy", "controller", "encode", "machine"]
 
 Document = dict[str, Any]
 
 VERSION = "2012-10-17"
+EXPORTS_REGION = "us-east-1"  # where exports of costs are kept, wherever they are written to
 TRUST: Document = {
     "Version": VERSION,
     "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
@@ -86,6 +87,8 @@ SETUP_CALLS: Mapping[str, tuple[str, ...]] = {
         "create_budget", "delete_budget", "describe_budget", "describe_notifications_for_budget",
         "describe_subscribers_for_notification", "list_tags_for_resource",
     ),
+    "ce": ("list_cost_allocation_tags", "update_cost_allocation_tags_status"),
+    "bcm-data-exports": ("create_export", "delete_export", "get_export", "list_exports", "list_tags_for_resource", "update_export"),
     "cloudformation": ("create_stack", "delete_stack", "describe_stack_events", "describe_stacks", "get_template", "update_stack"),
 }  # fmt: skip
 
@@ -126,6 +129,10 @@ OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "budgets:describe_budget": ("budgets:ViewBudget",),
     "budgets:describe_notifications_for_budget": ("budgets:ViewBudget",),
     "budgets:describe_subscribers_for_notification": ("budgets:ViewBudget",),
+    # exports of costs are asked for by the older service's rights, too, as administrators who grant them report
+    "bcm-data-exports:create_export": ("bcm-data-exports:CreateExport", "bcm-data-exports:TagResource", "cur:PutReportDefinition"),
+    "bcm-data-exports:update_export": ("bcm-data-exports:UpdateExport", "cur:PutReportDefinition"),
+    "bcm-data-exports:delete_export": ("bcm-data-exports:DeleteExport", "cur:DeleteReportDefinition"),
     # CloudFormation makes and ends what a template says with the rights of whoever asks (its User Guide, "Control access with IAM")
     "cloudformation:create_stack": ("cloudformation:CreateStack", "cloudformation:TagResource", *REAPER),
     "cloudformation:update_stack": ("cloudformation:UpdateStack", "cloudformation:TagResource", *REAPER),
@@ -207,11 +214,23 @@ def controller(partition: str, region: str, account: str, bucket: str, role: str
     )  # fmt: skip
 
 
-def tls_only(partition: str, bucket: str) -> Document:
-    """A bucket's policy: whoever comes without TLS is refused."""
-    both = [f"arn:{partition}:s3:::{bucket}", f"arn:{partition}:s3:::{bucket}/*"]
+def bucket_policy(partition: str, account: str, bucket: str, *, reports: str = "") -> Document:
+    """Whoever comes without TLS is refused; and below `reports` AWS may write what this account has spent.
+
+    The second part is what AWS asks for, narrowed to that prefix (Data Exports User Guide, "Setting up an Amazon S3 bucket").
+    """
+    whole, inside = f"arn:{partition}:s3:::{bucket}", f"arn:{partition}:s3:::{bucket}/*"
     insecure = {"Bool": {"aws:SecureTransport": "false"}}
-    return _document({"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": both, "Condition": insecure})
+    refuse = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": [whole, inside], "Condition": insecure}
+    if not reports:
+        return _document(refuse)
+    sources = [f"arn:{partition}:bcm-data-exports:{EXPORTS_REGION}:{account}:export/*",
+               f"arn:{partition}:cur:{EXPORTS_REGION}:{account}:definition/*"]  # fmt: skip
+    ours = {"StringLike": {"aws:SourceArn": sources, "aws:SourceAccount": account}}
+    write = _allow(["s3:PutObject"], [f"{whole}/{reports}*"], ours)
+    check = _allow(["s3:GetBucketPolicy"], [whole], ours)
+    writers = {"Principal": {"Service": ["bcm-data-exports.amazonaws.com", "billingreports.amazonaws.com"]}}
+    return _document(refuse, {**write, **writers}, {**check, **writers})
 
 
 def allowing(calls: Iterable[tuple[str, str]]) -> Document:

@@ -12,7 +12,7 @@ from typing import Any
 from ..ec2 import pages
 from ..errors import AwsError, Denied, NotFound, SetupFailed
 from ..receipt import Line, Receipt
-from . import billing, identity, network, reaping, rights, storage, ways
+from . import billing, costs, identity, network, reaping, rights, storage, ways
 from .place import Kind, Place, end_of, until
 from .planning import Seen, Step, Verb, Wanted
 
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        *network.KINDS, *ways.KINDS, network.ROUTES, ways.ENDPOINT, *storage.KINDS, *identity.KINDS, *billing.KINDS, *reaping.KINDS
+        *network.KINDS, *ways.KINDS, network.ROUTES, ways.ENDPOINT, *storage.KINDS, *identity.KINDS, *billing.KINDS, *costs.KINDS,
+        *reaping.KINDS
     )
 }  # fmt: skip
 """Every kind, lowest first: what one needs stands before it."""
@@ -107,6 +108,8 @@ async def remove(place: Place, steps: Sequence[Step], seen: Sequence[Seen]) -> R
     things = {(one.kind, one.id): one for one in seen}
     lines: list[Line] = []
     for step in steps:
+        if step.idle:
+            continue
         line = Line(step.kind, step.id, place.facts.region, "deleted")
         try:
             proof = await _remove(place, things[step.kind, step.id])

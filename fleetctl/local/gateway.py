@@ -39,8 +39,9 @@ SERVICES = {"ec2": ("fleetctl.local.ec2_api", "LocalEC2API"), "sqs": ("moto.sqs.
             "elasticloadbalancing": ("fleetctl.local.balancers", "LocalBalancers"), "rds": ("moto.rds.responses", "RDSResponse"),
             "cloudformation": ("fleetctl.local.stack_api", "LocalCloudFormation"), "lambda": ("fleetctl.local.functions", "LocalFunctions"),
             "events": ("fleetctl.local.schedules", "LocalEvents"), "logs": ("moto.logs.responses", "LogsResponse"),
+            "bcm-data-exports": ("fleetctl.local.costs", "DataExports"), "ce": ("fleetctl.local.costs", "CostTags"),
             "secretsmanager": ("moto.secretsmanager.responses", "SecretsManagerResponse")}
-GLOBAL_SERVICES = ("iam", "sts", "s3", "budgets", "monitoring")   # their calls may be signed for another region
+GLOBAL_SERVICES = ("iam", "sts", "s3", "budgets", "monitoring", "bcm-data-exports", "ce")   # their calls may be signed for another region
 
 
 class LocalRequest(Request):

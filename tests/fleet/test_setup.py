@@ -109,6 +109,7 @@ def there(client):
             "function": [one["FunctionName"] for one in client("lambda").list_functions()["Functions"]],
             "rule": [one["Name"] for one in client("events").list_rules()["Rules"]],
             "log": [one["logGroupName"] for one in client("logs").describe_log_groups()["logGroups"]],
+            "report": [one["ExportName"] for one in client("bcm-data-exports").list_exports()["Exports"]],
             "budget": [one["BudgetName"] for one in client("budgets").describe_budgets(AccountId="123456789012")["Budgets"]],
         }
         return {kind: sorted(ids) for kind, ids in found.items()}
@@ -141,7 +142,8 @@ def setup(near, runner, there, monkeypatch):
 
 
 def verbs(plan):
-    return {step.verb for step in plan.steps}
+    """What is to be done; the cost tag is the account's own, and as other tests have left it."""
+    return {step.verb for step in plan.steps if step.kind != "tag"}
 
 
 def test_a_plan_asks_and_changes_nothing(setup, there, home):
@@ -179,7 +181,7 @@ def test_a_fleet_comes_up_in_what_was_made_and_all_is_gone_afterwards(setup, hom
     finally:
         session.close()
     receipt = setup.destroy()
-    assert receipt.remaining == () and {line.thing for line in receipt.found} >= {*work.KINDS} - {"nat", "address"} | {"file"}
+    assert receipt.remaining == () and {line.thing for line in receipt.found} >= {*work.KINDS} - {"nat", "address", "tag"} | {"file"}
     assert all(line.proof for line in receipt.found)
     assert list(config.rglob("*lab*")) == []
 
@@ -286,7 +288,7 @@ def test_what_is_missing_is_made_again_and_other_wishes_are_met_with_fix(setup, 
     assert (len(found["nat"]), len(found["address"])) == (1, 1)
     client("iam").delete_role_policy(RoleName="fleetctl-lab-us-east-1-machine", PolicyName="machine")
     client("ec2").delete_key_pair(KeyName="fleetctl-lab-machines")
-    assert {step.verb for step in setup.apply(None).steps} == {Verb.LEAVE, Verb.DRIFT}, "a changed role is drift, a missing key is made"
+    assert verbs(setup.apply(None)) == {Verb.LEAVE, Verb.DRIFT}, "a changed role is drift, a missing key is made"
     wish = Options(("us-east-1a", "us-east-1b"), "endpoints", ("203.0.113.0/24",))
     assert setup.apply(wish, fix=True).complete
     found = there()
@@ -315,6 +317,135 @@ def test_the_month_s_bill_has_alarms_and_a_budget_that_tell_by_mail(setup, clien
     assert setup.apply(wish, fix=True).complete
     (row,) = client("sns").list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
     assert row["Endpoint"] == "you@example.org"
+
+
+def test_the_cost_report_is_written_by_day_thing_and_tag_into_the_bucket_and_ends_by_itself(setup, client):
+    setup.apply()
+    exports = client("bcm-data-exports")
+    (row,) = exports.list_exports()["Exports"]
+    shown = exports.get_export(ExportArn=row["ExportArn"])
+    where, query = shown["Export"]["DestinationConfigurations"]["S3Destination"], shown["Export"]["DataQuery"]["QueryStatement"]
+    bucket = "fleetctl-lab-us-east-1-123456789012"
+    assert (where["S3Bucket"], where["S3Prefix"], shown["ExportStatus"]["StatusCode"]) == (bucket, "costs", "HEALTHY")
+    assert {"line_item_usage_start_date", "line_item_resource_id", "resource_tags"} < set(query.replace(",", "").split())
+    rules = client("s3").get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    assert {one["Filter"]["Prefix"]: one["Expiration"]["Days"] for one in rules}["costs/"] == 400
+
+
+def test_a_report_that_aws_may_not_write_or_that_was_changed_is_drift_and_put_right_with_fix(setup, client):
+    setup.apply()
+    exports, bucket = client("bcm-data-exports"), "fleetctl-lab-us-east-1-123456789012"
+    (row,) = exports.list_exports()["Exports"]
+    export = exports.get_export(ExportArn=row["ExportArn"])["Export"]
+    del export["ExportArn"]
+    export["DataQuery"] = {"QueryStatement": "SELECT line_item_unblended_cost FROM COST_AND_USAGE_REPORT"}
+    exports.update_export(ExportArn=row["ExportArn"], Export=export)
+    client("s3").delete_bucket_policy(Bucket=bucket)
+    drift = {step.kind: {one.key: one.seen for one in step.differs} for step in setup.plan().drift}
+    assert sorted(drift) == ["bucket", "report"]
+    assert drift["report"]["state"] == "INSUFFICIENT_PERMISSION" and sorted(drift["report"]) == ["by", "query", "state"]
+    assert setup.apply(None, fix=True).complete
+    assert exports.list_exports()["Exports"][0]["ExportStatus"]["StatusCode"] == "HEALTHY"
+
+
+def test_a_report_of_that_name_that_is_somebody_else_s_is_a_clash(setup, client, there):
+    client("s3").create_bucket(Bucket="theirs")
+    policy = rights.bucket_policy("aws", "123456789012", "theirs", reports="a/")
+    client("s3").put_bucket_policy(Bucket="theirs", Policy=rights.encode(policy))
+    files = {"OutputType": "CUSTOM", "Format": "TEXT_OR_CSV", "Compression": "GZIP", "Overwrite": "OVERWRITE_REPORT"}
+    where = {"S3Bucket": "theirs", "S3Prefix": "a", "S3Region": "us-east-1", "S3OutputConfigurations": files}
+    export = {"Name": "fleetctl-lab-us-east-1-costs", "DataQuery": {"QueryStatement": "SELECT resource_tags FROM COST_AND_USAGE_REPORT"},
+              "DestinationConfigurations": {"S3Destination": where}, "RefreshCadence": {"Frequency": "SYNCHRONOUS"}}  # fmt: skip
+    arn = client("bcm-data-exports").create_export(Export=export)["ExportArn"]
+    try:
+        before = there()
+        with pytest.raises(SetupFailed, match=r"names are taken.*report"):
+            setup.apply()
+        setup.destroy()
+        assert there() == before
+    finally:
+        client("bcm-data-exports").delete_export(ExportArn=arn)
+        client("s3").delete_bucket(Bucket="theirs")
+
+
+def test_the_cost_tag_is_waited_for_until_aws_knows_it_then_made_active_and_left_when_the_set_up_goes(setup, monkeypatch):
+    """It is the account's: here another test may have had it made known, so what AWS answers is played; that it is real is seen below."""
+    state, asked = {}, []
+    real = Aws.call
+
+    async def call(self, service, operation, /, **parameters):
+        if operation == "list_cost_allocation_tags":
+            assert parameters["TagKeys"] == ["fleetctl:session"]
+            return {"CostAllocationTags": [{"TagKey": key, "Type": "UserDefined", "Status": status} for key, status in state.items()]}
+        if operation == "update_cost_allocation_tags_status":
+            (row,) = parameters["CostAllocationTagsStatus"]
+            asked.append(row["Status"])
+            state[row["TagKey"]] = row["Status"]
+            return {"Errors": []}
+        return await real(self, service, operation, **parameters)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Aws, "call", call)
+        waiting = setup.apply(Options(("us-east-1a",), "none", ("203.0.113.7",)))
+        (step,) = [step for step in waiting.steps if step.kind == "tag"]
+        assert (step.verb, waiting.complete, asked) == (Verb.WAIT, True, [])
+        assert "a day after the first launch" in step.why
+        state["fleetctl:session"] = "Inactive"
+        assert not setup.plan().complete
+        assert setup.apply(None).complete and asked == ["Active"]
+        said = []
+        setup.destroy(agree=lambda steps: said.extend(map(str, steps)) or True)
+        assert [one for one in said if "tag" in one] == [
+            "leave tag session (the account's own and free; what sessions have cost is told by it)"
+        ]
+        assert state == {"fleetctl:session": "Active"} and asked == ["Active"]
+
+
+def test_a_cost_tag_that_may_not_be_looked_at_is_no_failure_and_one_that_may_not_be_set_is_told(setup, monkeypatch, client):
+    with monkeypatch.context() as patch:
+        refusing(patch, {"list_cost_allocation_tags"})
+        plan = setup.apply(Options(("us-east-1a",), "none", ("203.0.113.7",)))
+        (step,) = [step for step in plan.steps if step.kind == "tag"]
+        assert plan.complete and step.verb is Verb.WAIT and "only the account that pays" in step.why
+    bear_the_tag(client)
+    inactive(client)
+    with monkeypatch.context() as patch:
+        refusing(patch, {"update_cost_allocation_tags_status"})
+        with pytest.raises(SetupFailed) as caught:
+            setup.apply(None)
+    assert caught.value.denied == (("ce", "update_cost_allocation_tags_status"),)
+    assert caught.value.policy["Statement"][0]["Action"] == ["ce:UpdateCostAllocationTagsStatus"]
+    with monkeypatch.context() as patch:
+        real = Aws.call
+
+        async def call(self, service, operation, /, **parameters):
+            if operation == "update_cost_allocation_tags_status":
+                return {"Errors": [{"TagKey": "fleetctl:session", "Code": "TagKeyNotFound", "Message": "never seen"}]}
+            return await real(self, service, operation, **parameters)
+
+        patch.setattr(Aws, "call", call)
+        with pytest.raises(SetupFailed, match="was not activated, with TagKeyNotFound: never seen"):
+            setup.apply(None)
+    assert setup.apply(None).complete
+    assert tag_states(client) == {"fleetctl:session": "Active"}
+
+
+def bear_the_tag(client):
+    """Something in EC2 has borne the session's tag, so AWS knows it."""
+    volume = client("ec2").create_volume(AvailabilityZone="us-east-1a", Size=1)["VolumeId"]
+    client("ec2").create_tags(Resources=[volume], Tags=[{"Key": "fleetctl:session", "Value": "one"}])
+    tag_states(client)
+    client("ec2").delete_volume(VolumeId=volume)
+
+
+def inactive(client):
+    rows = [{"TagKey": "fleetctl:session", "Status": "Inactive"}]
+    assert client("ce").update_cost_allocation_tags_status(CostAllocationTagsStatus=rows)["Errors"] == []
+
+
+def tag_states(client):
+    rows = client("ce").list_cost_allocation_tags(TagKeys=["fleetctl:session"])["CostAllocationTags"]
+    return {row["TagKey"]: row["Status"] for row in rows}
 
 
 def test_the_reaper_comes_only_when_asked_for_and_goes_with_fix(setup, there):
@@ -428,7 +559,7 @@ def states(ec2, made):
 def test_who_may_not_see_the_bills_gets_everything_else(setup, monkeypatch):
     with monkeypatch.context() as patch:
         refusing(patch, {"describe_budget", "create_budget", "describe_alarms", "put_metric_alarm"})
-        assert {step.verb for step in setup.plan(ONE_ZONE).steps} == {Verb.MAKE}
+        assert verbs(setup.plan(ONE_ZONE)) == {Verb.MAKE}
         with pytest.raises(SetupFailed) as caught:
             setup.apply()
         assert caught.value.denied == (("cloudwatch", "put_metric_alarm"), ("budgets", "create_budget"))
@@ -579,6 +710,9 @@ def test_the_aws_command_line_sees_what_was_made(setup, home):
     assert statement["Principal"] == {"Service": "ec2.amazonaws.com"}
     budgets = aws("budgets", "describe-budgets", "--account-id", "123456789012")["Budgets"]
     assert [one["BudgetName"] for one in budgets] == ["fleetctl-lab-us-east-1-month"]
+    (report,) = aws("bcm-data-exports", "list-exports")["Exports"]
+    assert (report["ExportName"], report["ExportStatus"]["StatusCode"]) == ("fleetctl-lab-us-east-1-costs", "HEALTHY")
+    assert "CostAllocationTags" in aws("ce", "list-cost-allocation-tags", "--tag-keys", "fleetctl:session")
 
 
 def test_the_newest_image_is_asked_of_the_region(near, runner):
