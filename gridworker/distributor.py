@@ -109,7 +109,8 @@ class Distributor:
         if self._lift is not None:
             link(self._connection, keys, pool, self._parent)        # again each time: somebody may have emptied the server
             self.lifted += lift(self._connection, self._lift, keys, pool)
-        self._connection.run(self._acknowledge, (keys.kept,), [keys.prefix, RESULT_MS, KEPT_MOST])      # lets go what is old
+        self._connection.run(self._acknowledge, (keys.kept, keys.unheard, keys.nodes),
+                             [keys.prefix, RESULT_MS, KEPT_MOST, ""])       # lets go what is old
         queued, up, idle, busy = self._connection.pipeline([("LLEN", keys.queue(pool)), ("LLEN", keys.up(pool)),
                                                            ("SCARD", keys.volunteers(pool)), ("SCARD", keys.busy(pool))])
         state = {"distributor": self.node.name, "queued": queued, "up": up, "idle": idle, "busy": busy, "reaped": self.reaped,

@@ -1,7 +1,7 @@
 """What a client does so that results and functions are kept as long as they are needed, and no longer.
 
-It acknowledges results in batches, which starts their time to live; refreshes functions by value while it waits for calls of them; and
-collects results by the ids of their calls, or those that were meant for an earlier process of its name.
+It acknowledges results in batches, and the word of the last who waited starts their time to live; refreshes functions by value while it
+waits for calls of them; and collects results by the ids of their calls, or those that were meant for an earlier process of its name.
 """
 
 from __future__ import annotations
@@ -116,10 +116,11 @@ class Keeping:
     def _send_heard(self) -> None:
         heard = self._waits.heard
         if heard:
-            arguments = [self.keys.prefix, RESULT_MS, KEPT_MOST, *heard]
+            keys = (self.keys.kept, self.keys.unheard, self.keys.nodes)
+            arguments = [self.keys.prefix, RESULT_MS, KEPT_MOST, self.name, *heard]
             heard.clear()
             self._replies.append(lambda reply: None)    # if it is lost, those results are kept for longer than they need
-            self._write(pack(("EVAL", self._acknowledge_script.text, 1, self.keys.kept, *arguments)))
+            self._write(pack(("EVAL", self._acknowledge_script.text, len(keys), *keys, *arguments)))
 
     def _write(self, data: bytes) -> None:
         try:

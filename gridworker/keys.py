@@ -26,6 +26,7 @@
     <ns>:in:<who>         list    inbox of a node or a client
     <ns>:kill:<who>       set     <incarnation>,<call>: nodes of this supervisor to be killed unless that call ends; `leave`: to leave, all
     <ns>:kept             list    <ms since 1970, 13 digits><call>: results that were acknowledged, oldest left; they are kept for a time
+    <ns>:unheard          hash    call -> <asker><asker>…: results that several were waiting for; these have not acknowledged
 
 A node's incarnation is `pool/name~start`: the pool is part of it, so that whoever rings a node's bell knows where it volunteers.
 """
@@ -69,7 +70,8 @@ class Keys:
     'grid:q:pool'
     """
 
-    __slots__ = ("beats", "executed", "kept", "links", "log", "namespace", "nodes", "parts", "pools", "prefix", "tallies")
+    __slots__ = ("beats", "executed", "kept", "links", "log", "namespace", "nodes", "parts", "pools", "prefix", "tallies",
+                 "unheard")
 
     def __init__(self, namespace: str) -> None:
         self.namespace = checked("namespace", namespace)
@@ -82,6 +84,7 @@ class Keys:
         self.links = prefix + "links"
         self.log = prefix + "log"
         self.kept = prefix + "kept"
+        self.unheard = prefix + "unheard"
         self.parts = prefix + "parts"
 
     def __repr__(self) -> str:

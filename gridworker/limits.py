@@ -3,7 +3,7 @@
     GRIDWORKER_DEPTH_MOST      calls of calls of calls …: a longer chain is taken for recursion without end
     GRIDWORKER_PAYLOAD_MOST    bytes of pickled arguments, or of a pickled result
     GRIDWORKER_KEPT_MOST       results that have been acknowledged and are still kept; the oldest go first
-    GRIDWORKER_RESULT_MS       how long a result is kept once an asker has acknowledged it; others have their own copy
+    GRIDWORKER_RESULT_MS       how long a result is kept once all who were waiting for it have acknowledged it
     GRIDWORKER_UNHEARD_MS      how long for askers that never do: then they count as gone
     GRIDWORKER_PARTS_MOST      bytes of big values that are kept although no pending call needs them; the oldest go first
     GRIDWORKER_FAILURE_MS      how long a failure is kept, for askers who may have missed it; others run the call anew

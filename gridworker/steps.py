@@ -151,10 +151,11 @@ class Steps:
         return [*messages, *missed]
 
     def acknowledge(self, heard: list[str]) -> None:
-        """Results have arrived here: their time to live may start. Clears the list; a broken connection is left to the next step."""
+        """Results have arrived here: this worker does not need them any more. Clears the list; the next step mends a connection."""
         keys = self.node.keys
         try:
-            self.connection.run(self._acknowledge, (keys.kept,), [keys.prefix, RESULT_MS, KEPT_MOST, *heard])
+            self.connection.run(self._acknowledge, (keys.kept, keys.unheard, keys.nodes),
+                                [keys.prefix, RESULT_MS, KEPT_MOST, self.node.incarnation, *heard])
         except GridUnreachable:
             self._suspect = True
         heard.clear()

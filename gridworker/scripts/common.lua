@@ -133,17 +133,22 @@ local function ask_all(asker, first, made, again, take)
   end
 end
 
--- Tells everyone who is in the state of a pending call; once each, however many of an asker's calls wait for it.
+-- Tells everyone who is in the state of a pending call; once each, however many of an asker's calls wait for it. If they are several,
+-- returns them, as <asker><asker>….
 local seen_state, seen_asker
 local function answer(state, message)
   if state ~= seen_state then       -- one after the other they are mostly the same
     seen_state, seen_asker = state, string.match(state, '^P<([^,]+),[^>]*>$')
   end
   if seen_asker then tell(seen_asker, message) return end
-  local told = {}
+  local told, all, count = {}, '', 0
   for asker in string.gmatch(state, '<([^,]+),') do
-    if not told[asker] then told[asker] = true tell(asker, message) end
+    if not told[asker] then
+      told[asker], all, count = true, all .. '<' .. asker .. '>', count + 1
+      tell(asker, message)
+    end
   end
+  return count > 1 and all
 end
 
 -- Makes a node the owner of an item and rings its bell.

@@ -13,7 +13,7 @@ local me, pool = ARGV[2], ARGV[3]
 local want, token, idle, capped, again = tonumber(ARGV[7]), ARGV[8], ARGV[9] == 'idle', ARGV[10] == '1', ARGV[11] == '1'
 local completions, returned = tonumber(ARGV[12]), tonumber(ARGV[13])
 local alive = call('HEXISTS', KEYS[1], me) == 1
-local at, finished = 15, {}
+local at, finished, shared = 15, {}, {}
 
 for _ = 1, completions do
   local kind, id, body = ARGV[at], ARGV[at + 1], ARGV[at + 2]
@@ -24,11 +24,16 @@ for _ = 1, completions do
     was = call('GET', key)
     if was and byte(was) == PENDING then call('SET', key, 'E' .. body, 'PX', ARGV[6]) end
   end
-  if was and byte(was) == PENDING then answer(was, kind .. id .. body) end
+  local several = was and byte(was) == PENDING and answer(was, kind .. id .. body)
+  if several and kind == 'R' then
+    shared[#shared + 1] = id
+    shared[#shared + 1] = several
+  end
   finished[#finished + 1] = id
   at = at + 3
 end
 variadic('HDEL', KEYS[2], finished)
+variadic('HSET', prefix .. 'unheard', shared)   -- until the last of them has the result, see acknowledge.lua
 if ARGV[14] ~= '0' then call('HINCRBY', KEYS[10], ARGV[4], ARGV[14]) end
 if not alive then
   deliver(nil, KEYS[1])

@@ -30,7 +30,8 @@ def connection(lab: Lab) -> Iterator[Connection]:
 
 
 def acknowledge(lab: Lab, connection: Connection, *ids: str, keep_ms: int = HOUR_MS, most: int = 100) -> int:
-    gone: int = connection.run(Script("acknowledge"), (lab.keys.kept,), [lab.keys.prefix, keep_ms, most, *ids])
+    keys = (lab.keys.kept, lab.keys.unheard, lab.keys.nodes)
+    gone: int = connection.run(Script("acknowledge"), keys, [lab.keys.prefix, keep_ms, most, "c.1", *ids])
     return gone
 
 
@@ -74,6 +75,21 @@ def test_a_result_that_nobody_has_acknowledged_outlives_those_that_were(lab: Lab
     grid.close()                                          # tells what it has heard
     kept = connection.call("LRANGE", lab.keys.kept, 0, -1)
     assert [entry[13:].decode() for entry in kept] == [heard]
+
+
+def test_a_result_that_two_clients_wait_for_is_kept_until_both_have_acknowledged_it(lab: Lab, connection: Connection) -> None:
+    first, second = lab.client(name="first"), lab.client(name="second")
+    answers = [grid.request("pool", calls.inc, 1) for grid in (first, second)]
+    until(lambda: (connection.call("GET", lab.keys.call(answers[0].calls[0])) or b"").count(b"<") == 2, "both to wait for it")
+    lab.workers(1)
+    assert [answer.result(20) for answer in answers] == [2, 2]
+    heard = answers[0].calls[0]
+    first.close()
+    until(lambda: connection.call("HGET", lab.keys.unheard, heard) == b"<c.second>", "the server to know who has heard")
+    assert connection.call("LLEN", lab.keys.kept) == 0
+    second.close()
+    until(lambda: connection.call("LLEN", lab.keys.kept) == 1, "its time to start")
+    assert not connection.call("EXISTS", lab.keys.unheard)
 
 
 def test_workers_acknowledge_what_their_calls_have_heard(lab: Lab, connection: Connection) -> None:

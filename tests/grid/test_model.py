@@ -138,10 +138,11 @@ class Grid(RuleBasedStateMachine):
         if waiting:
             self.ask(client=client, calls=waiting, again=True)
 
-    @rule(calls=st.lists(st.sampled_from(CALLS), max_size=4), most=st.integers(0, 2))
-    def acknowledge(self, calls: list[str], most: int) -> None:
+    @rule(client=st.sampled_from(CLIENTS), calls=st.lists(st.sampled_from(CALLS), max_size=4), most=st.integers(0, 2))
+    def acknowledge(self, client: str, calls: list[str], most: int) -> None:
         """Results are heard, also by repetition, and all but the last few let go."""
-        self.connection.run(Script("acknowledge"), (self.keys.kept,), [self.keys.prefix, 60000, most, *calls])
+        self.connection.run(Script("acknowledge"), (self.keys.kept, self.keys.unheard, self.keys.nodes),
+                            [self.keys.prefix, 60000, most, client, *calls])
 
     @rule()
     def come_late(self) -> None:

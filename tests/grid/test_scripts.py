@@ -65,6 +65,12 @@ class Bench:
     def reap(self, node: Node, tries: int = 5, dead: bool = True) -> tuple[int, int]:
         return reap(self.connection, Script("reap"), self.keys, node.incarnation, dead=dead, tries=tries, why=b"lost")
 
+    def acknowledge(self, *calls: str, by: str) -> int:
+        """As if results that all who waited for them have were kept for no time: how many have gone."""
+        keys = (self.keys.kept, self.keys.unheard, self.keys.nodes)
+        gone: int = self.connection.run(Script("acknowledge"), keys, [self.keys.prefix, 0, 100, by, *calls])
+        return gone
+
     def state(self, call: str) -> bytes:
         return self.connection.call("GET", self.keys.call(call)) or b""
 
@@ -272,3 +278,46 @@ def test_nothing_is_sent_to_nodes_that_are_gone(bench: Bench) -> None:
     bench.step(bench.other, want=9, token="f" * 8)
     bench.step(bench.other, done=(("R", B, b"b"),))
     assert bench.connection.call("EXISTS", bench.keys.inbox(bench.node.incarnation)) == 0
+
+
+def test_the_time_of_a_result_starts_when_the_last_who_waited_for_it_has_it(bench: Bench) -> None:
+    for client in ("c.1", "c.2", "c.3"):
+        bench.submit(A, B, C, client=client)
+    bench.step(want=9, token="f" * 8)
+    bench.step(done=tuple(("R", call, b"value") for call in (A, B, C)))
+    assert bench.acknowledge(A, B, by="c.1") == bench.acknowledge(A, by="c.3") == 0
+    assert bench.acknowledge(A, by="c.1") == 0                    # the same one again is nobody else
+    assert bench.acknowledge(A, by="c.2") == 1
+    assert [bench.state(call)[:1] for call in (A, B, C)] == [b"", b"R", b"R"]
+    assert bench.acknowledge(B, C, by="c.2") == bench.acknowledge(C, by="c.1") == 0
+    assert bench.acknowledge(B, C, by="c.3") == 2
+    assert not bench.connection.call("EXISTS", bench.keys.unheard)
+
+
+def test_one_who_hears_of_one_result_has_not_heard_of_another(bench: Bench) -> None:
+    for client in ("c.1", "c.2"):
+        bench.submit(A, B, client=client)
+    bench.step(want=9, token="f" * 8)
+    bench.step(done=(("R", A, b"value"), ("R", B, b"value")))
+    assert bench.acknowledge(A, B, by="c.2") == 0
+    assert bench.acknowledge(A, by="c.1") == 1
+    assert bench.state(B) == b"Rvalue"
+
+
+def test_a_node_that_is_gone_is_not_waited_for(bench: Bench) -> None:
+    bench.submit(A, B)
+    assert len(bench.step(want=1)[1]) == 1
+    bench.step(asks=(("pool", A, wire(B)),))
+    assert bench.step(bench.other, want=1) == [[], [wire(B)]]
+    bench.step(bench.other, done=(("R", B, b"value"),))
+    assert bench.acknowledge(B, by="c.1") == 0
+    assert bench.acknowledge(by="") == 0                          # as a distributor does
+    bench.reap(bench.node)
+    assert bench.acknowledge(by="") == 1
+
+
+def test_askers_that_never_come_back_are_forgotten_when_the_result_has_gone_by_itself(bench: Bench) -> None:
+    gone = [f"{number:032x}" for number in range(100)]
+    bench.connection.call("HSET", bench.keys.unheard, *(word for call in gone for word in (call, "<c.8><c.9>")))
+    assert bench.acknowledge(B, by="c.1") == 0
+    assert not bench.connection.call("EXISTS", bench.keys.unheard)
