@@ -16,6 +16,14 @@ from .waits import Wait, values
 T_co = TypeVar("T_co", covariant=True)
 
 
+class Nothing:
+    """Awaitable at once: what `Grid.close()` returns."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
 class Answer(Generic[T_co]):
     """What will be the value of a request, or values of requests. Await it in any asyncio loop, or block on `result()`."""
 

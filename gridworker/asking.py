@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]       # function, positional and keyword arguments
+
 
 def one(words: tuple[Any, ...], pool: str) -> tuple[str, Callable[..., Any], tuple[Any, ...]]:
     """Pool, function and arguments of `request([pool,] f, *args)`; `pool` where none is named. NotACall."""
@@ -20,7 +22,7 @@ def one(words: tuple[Any, ...], pool: str) -> tuple[str, Callable[..., Any], tup
     return pool, words[0], words[1:]
 
 
-def several(words: tuple[Any, ...], pool: str) -> tuple[str, list[tuple[Callable[..., Any], tuple[Any, ...]]]]:
+def several(words: tuple[Any, ...], pool: str) -> tuple[str, list[Call]]:
     """Pool and calls of `requests([pool,] [(f, *args), …])`; `pool` where none is named. NotACall."""
     if len(words) == 2:
         pool = words[0]
@@ -31,7 +33,7 @@ def several(words: tuple[Any, ...], pool: str) -> tuple[str, list[tuple[Callable
         raise NotACall(f"requests() takes a list of calls, [(f, *args), …], not {_short(calls)}")
     calls = list(calls)
     try:
-        return pool, [(function, tuple(args)) for function, *args in calls]
+        return pool, [(function, tuple(args), {}) for function, *args in calls]
     except (TypeError, ValueError):         # one of them is no sequence, or empty: which?
         for number, call in enumerate(calls):
             if not hasattr(call, "__iter__") or not call:

@@ -54,6 +54,11 @@ class Blobs:
         self._asked_again: dict[str, int] = {}
         self._at = 1 + ID + (SIGNATURE if seal.signing else 0) + 1
 
+    @property
+    def holding(self) -> bool:
+        """Whether there is anything to `forget`."""
+        return bool(self._held or self._asked_again)
+
     def __repr__(self) -> str:
         return f"<Blobs for {len(self._held)} calls>"
 
@@ -88,10 +93,9 @@ class Blobs:
 
     def forget(self, calls: Mapping[str, object] | Sequence[str]) -> None:
         """These calls are answered, or not wanted any more."""
-        if self._held or self._asked_again:
-            for call in calls:
-                self._held.pop(call, None)
-                self._asked_again.pop(call, None)
+        for call in calls:
+            self._held.pop(call, None)
+            self._asked_again.pop(call, None)
 
     def _supply(self, wanted: Mapping[str, list[Part]], *, known: bool) -> None:
         calls: dict[str, list[str]] = {}

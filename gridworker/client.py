@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .answers import Nothing
 from .embedded import embed
 from .errors import GridClosed, GridError, GridUnreachable
 from .here import enter, leave
@@ -27,29 +28,25 @@ from .limits import HEARD_MOST
 from .looking import Looking
 from .messages import ID, Failure
 from .naming import named
-from .outgoing import Ask, encoded
+from .outgoing import encoded
 from .reading import Reading
 from .serialize import Functions, Reference
 from .signing import Seal, key_from
 from .store import Connection, Script, ServerError, pack, parse_url, read_secret
 from .vacancy import Vacancies
-from .verbs import A, Call, Verbs
+from .verbs import A, Verbs
 from .waits import Wait, Waits
 from .withdrawal import Deadlines, Withdrawals, cancelled, without
+
+if TYPE_CHECKING:
+    from .asking import Call
+    from .outgoing import Ask
 
 BATCH_MOST = 500
 ON_THEIR_WAY = 2          # batches sent and not acknowledged
 SILENCE_SECONDS = 15.0    # then what is unanswered is asked again
 PATIENCE_SECONDS = 60.0   # how long a lost server is looked for
 POOL = "pool"             # where calls go that name no pool
-
-
-class _Nothing:
-    """Awaitable at once: what `close()` returns."""
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return
-        yield
 
 
 class Grid(Verbs, Looking, Keeping):
@@ -142,18 +139,18 @@ class Grid(Verbs, Looking, Keeping):
         leave(self)
         self.close()
 
-    def close(self) -> _Nothing:
+    def close(self) -> Nothing:
         """Ends the connections; answers that are not there yet raise GridClosed. May be awaited, and need not be."""
         with self._lock:
             if self._closing:
-                return _Nothing()
+                return Nothing()
             self._closing = True
         self._reading.wake()
         self._thread.join(10.0)
         self._reading.close()
         if self._embedded is not None:
             self._embedded.stop()
-        return _Nothing()
+        return Nothing()
 
     # requests
 

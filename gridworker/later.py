@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import node
@@ -12,10 +12,10 @@ from .waits import Wait, values
 from .withdrawal import cancelled
 
 if TYPE_CHECKING:
+    from .asking import Call
     from .worker import Worker
 
 T_co = TypeVar("T_co", covariant=True)
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 def is_here() -> bool:
@@ -39,9 +39,9 @@ class Later(Generic[T_co]):
             self._local = [_outcome(call) for call in calls]
             self._patient = patient
         else:
-            self._ask(self._worker, pool, [((function, *args), kwargs) for function, args, kwargs in calls], patient)
+            self._ask(self._worker, pool, calls, patient)
 
-    def _ask(self, worker: Worker, pool: str, calls: list[tuple[tuple[Any, ...], dict[str, Any]]], patient: bool) -> None:
+    def _ask(self, worker: Worker, pool: str, calls: list[Call], patient: bool) -> None:
         coroutines = worker._coroutines
         if coroutines is not None and (running := coroutines.running()) is not None:
             self._coming = coroutines.request(worker._asks(pool, running, calls), running, single=self._single, patient=patient)

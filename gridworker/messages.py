@@ -1,12 +1,12 @@
-"""What travels: items (a call on its way to be run) and failures. Results are plain pickles; inbox messages a letter, an id and a body.
+"""What travels: items (a call on its way to be run) and failures; inbox messages are a letter, an id and a body.
 
     item     id (32 hex) · function token (8 hex) · tries (1 digit) · depth (4 digits) · sealed (reference · NUL · pickle)
     message  W<item> · R<id><sealed pickle> · E<id><sealed failure, or plain one> · C<id><id,id,…> · X<id> (cancelled) ·
              L (links have changed)
 
-Sealed is what signing.py says; what is pickled in an item is (args, kwargs). The scripts read the fixed-width head of an item and nothing
-else. These classes have slots and no dataclass decorator: dataclasses
-import `inspect`, which would cost every worker a fifth of its start.
+Sealed is what signing.py says; what is pickled in an item is (args, kwargs), and in a result the value (a short scalar is `m` and
+marshalled). The scripts read the fixed-width head of an item and nothing else. These classes have slots and no dataclass decorator:
+dataclasses import `inspect`, which would cost every worker a fifth of its start.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ID, TOKEN = 32, 8
 HEAD = ID + TOKEN + 1 + 4
 WORK, RESULT, FAILURE, CYCLE, CANCEL, LINKS = 87, 82, 69, 67, 88, 76     # first bytes of what lies in an inbox
+SCALAR = 109        # 'm': a result that is a marshalled scalar, which no pickle begins with
 VERSION = 1
 UNSIGNED = Seal()
 PLAIN = b"!"        # a failure that the grid itself made, for calls of any id: text only, never unpickled
@@ -36,13 +37,20 @@ def item(call: str, token: str, reference: str, arguments: bytes, depth: int = 0
     ('00000000000000000000000000000000', '12345678', 0, b'math:sqrt@', b'args')
     """
     wire = call.encode()
-    return b"%b%b0%04d%b" % (wire, token.encode(), depth, seal.close(b"W", wire, b"%b\0%b" % (reference.encode(), arguments)))
+    return wire + f"{token}0{depth:04}".encode() + seal.close(b"W", wire, reference.encode() + b"\0" + arguments)
 
 
 def split(data: bytes, seal: Seal = UNSIGNED) -> tuple[str, str, int, bytes, bytes]:
     """Call id, function token, deaths so far, function reference, pickled arguments. NotTrusted, TooBig. See `depth_of`."""
-    reference, _, arguments = bytes(seal.open(b"W", data[:ID], data[HEAD:])).partition(b"\0")
+    reference, _, arguments = opened(data, seal).partition(b"\0")
     return data[:ID].decode("ascii"), data[ID:ID + TOKEN].decode("ascii"), data[ID + TOKEN] - 48, reference, arguments
+
+
+def opened(data: bytes, seal: Seal, asked: bytes | None = None) -> bytes:
+    """The function reference, a NUL and the pickled arguments. `asked`: the item as this process has sent it, if it has: one that
+    comes back as it was needs no second look. NotTrusted, TooBig.
+    """
+    return seal.own(data[HEAD:]) if data == asked else bytes(seal.open(b"W", data[:ID], data[HEAD:]))
 
 
 def depth_of(data: bytes) -> int:

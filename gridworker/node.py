@@ -142,7 +142,7 @@ def request(*call: Any, **kwargs: Any) -> Any:
         timeout = own_option(function, "timeout", kwargs)
     if _here is None and _local.get():
         return function(*args, **kwargs)
-    return _worker().request(pool, [((function, *args), kwargs)], single=True, patient=False, timeout=timeout)
+    return _worker().request(pool, [(function, args, kwargs)], single=True, patient=False, timeout=timeout)
 
 
 def requests(*where: Any, return_exceptions: bool = False, timeout: float | None = None) -> Any:
@@ -153,9 +153,8 @@ def requests(*where: Any, return_exceptions: bool = False, timeout: float | None
     """
     pool, calls = several(where, "")
     if _here is None and _local.get():
-        return [_evaluate(function, args, return_exceptions) for function, args in calls]
-    return _worker().request(pool, [((function, *args), {}) for function, args in calls], single=False, patient=return_exceptions,
-                             timeout=timeout)
+        return [_evaluate(function, args, return_exceptions) for function, args, _ in calls]
+    return _worker().request(pool, calls, single=False, patient=return_exceptions, timeout=timeout)
 
 
 def _evaluate(function: Callable[..., Any], args: tuple[Any, ...], return_exceptions: bool) -> Any:

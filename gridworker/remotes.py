@@ -22,10 +22,11 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from .here import current
-from .later import Call, Later, is_here
+from .later import Later, is_here
 
 if TYPE_CHECKING:
     from .answers import Answer
+    from .asking import Call
     from .client import Grid
     from .many import Many
 

@@ -104,6 +104,12 @@ def pickled(value: Any, what: str, aside: Aside | None = None) -> bytes:
         raise NotSerializable(f"{what} cannot be pickled: {type(error).__name__}: {error}") from error
 
 
+def scalar(value: Any) -> bytes:
+    """A result that is one of SCALARS, marshalled as arguments are, or pickled where that would be long."""
+    data = b"m" + marshal.dumps(value, 2)
+    return data if len(data) <= _SHORT else pickle.dumps(value, 5)
+
+
 def _plain(value: object, aside: Aside | None = None) -> bytes:
     """A pickle without memo: the same bytes for equal scalars, and no difference between one string twice and two equal strings."""
     out = io.BytesIO()

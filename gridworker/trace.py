@@ -36,9 +36,10 @@ class Trace:
     def __repr__(self) -> str:
         return f"<Trace {len(self.calls)} calls>"
 
-    def made(self, call: str) -> None:
-        """The call makes another, now."""
-        self.calls.append((call, time.time()))
+    def made(self, calls: list[str]) -> None:
+        """The call makes others, now."""
+        now = time.time()
+        self.calls += [(call, now) for call in calls]
 
     def record(self, running: Running, node: str, computed: float, error: str) -> str:
         """The whole record, as JSON. `computed`: seconds without waiting."""

@@ -13,12 +13,12 @@ from .keys import Keys, checked
 from .withdrawal import OPTIONS, own_option
 
 if TYPE_CHECKING:
+    from .asking import Call
     from .client import Grid
 
 P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A", bound=Answer[Any])
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class Verbs(ABC):
@@ -86,7 +86,7 @@ class Verbs(ABC):
         What is not done after `timeout` seconds is cancelled, and fails with CallTimeout. The other options are as in `request`.
         """
         pool, calls = several(where, self.pool)
-        return self._ask(pool, [(function, args, {}) for function, args in calls], Answer, patient=return_exceptions,
+        return self._ask(pool, calls, Answer, patient=return_exceptions,
                          timeout=timeout, durable=durable, memo_errors=memo_errors, trace=trace)
 
     def executor(self, pool: str | None = None) -> GridExecutor:

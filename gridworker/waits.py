@@ -6,10 +6,11 @@ greenlet, a coroutine or a client's thread. Each waiter unpickles its own copy: 
 
 from __future__ import annotations
 
+import marshal
 import pickle
 
 from .errors import GridError, NotTrusted, TooBig
-from .messages import CYCLE, ID, PLAIN, RESULT, UNSIGNED, Failure, raised
+from .messages import CYCLE, ID, PLAIN, RESULT, SCALAR, UNSIGNED, Failure, raised
 from .parts import Whole
 
 TYPE_CHECKING = False
@@ -89,6 +90,11 @@ class Waits:
 
     def __contains__(self, call: str) -> bool:
         return call in self._waits
+
+    def item(self, call: str) -> bytes | None:
+        """The item of a call that this process has asked for and waits for, as it was sent; else None."""
+        asked = self._asked.get(call)
+        return asked[0][2] if asked else None
 
     def oldest(self) -> float:
         """When the call that has been waiting longest had begun; 0.0 if none waits, or its waiter is no call."""
@@ -196,7 +202,7 @@ def values(wait: Wait, single: bool, seal: Seal = UNSIGNED) -> Any:
         for message in wait.outcomes.values():
             if message[0] != RESULT:
                 raise outcome_error(message, seal)
-        got = [_value(message, seal) for message in map(wait.outcomes.__getitem__, wait.calls)]
+        got = [_value(wait.outcomes[call], seal) for call in wait.calls]
     else:
         got = [value_of(wait.outcomes[call], seal) for call in wait.calls]
     return got[0] if single else got
@@ -205,7 +211,8 @@ def values(wait: Wait, single: bool, seal: Seal = UNSIGNED) -> Any:
 def _value(message: bytes, seal: Seal) -> Any:
     if type(message) is Whole:
         return message.value
-    return pickle.loads(seal.open(b"R", message[1:1 + ID], message[1 + ID:] if len(message) < 4096 else memoryview(message)[1 + ID:]))
+    body = seal.open(b"R", message[1:1 + ID], message[1 + ID:] if len(message) < 4096 else memoryview(message)[1 + ID:])
+    return marshal.loads(body[1:]) if body[0] == SCALAR else pickle.loads(body)
 
 
 def value_of(message: bytes, seal: Seal) -> Any:

@@ -17,16 +17,17 @@ from .errors import CallCancelled, CallFailed, GridError, NotSerializable, Parts
 from .keys import checked
 from .limits import DEPTH_MOST, HEARD_MOST, RESULT_MS
 from .links import Climber
-from .messages import CANCEL, CYCLE, ID, LINKS, TOKEN, UNSIGNED, WORK, Failure, depth_of, item, split
+from .messages import CANCEL, CYCLE, ID, LINKS, TOKEN, UNSIGNED, WORK, Failure, depth_of, opened
 from .naming import cycle, named
 from .node import NOBODY, SEVERAL, become, reap
+from .outgoing import encoded
 from .parking import Runner, Running, current_runner
-from .parts import BIG, MANIFEST, Aside, Part
-from .serialize import SCALARS, Functions, call_id, decode_arguments, encode_arguments, pickled
+from .parts import BIG, MANIFEST, Aside
+from .serialize import SCALARS, Functions, decode_arguments, pickled, scalar
 from .steps import Steps
 from .store import Script
 from .tally import ASKED, BUSY, EXECUTED, FAILED, LOCAL, OLDEST, PARKED, SINCE
-from .trace import MARK, Trace, marked
+from .trace import MARK, Trace
 from .waits import Wait, Waits, values
 from .withdrawal import Deadlines, cancelled
 
@@ -35,14 +36,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .asking import Call
     from .coroutines import Coroutines
     from .node import Node
+    from .outgoing import Ask
+    from .serialize import Reference
     from .signing import Seal
     from .store import Connection
 
 log = logging.getLogger("gridworker.worker")
 BATCH_SECONDS = 0.005
 BATCH_MOST = 512
+RESTING_MOST = 256       # runners that are kept for later calls: a new one costs as much as ten switches
 PARKED_MOST = 1000       # beyond, only calls made by calls are taken
 TEXT_MOST = 500_000      # bytes of each part of a failure
 BELL_SECONDS = 10.0      # the longest wait for the bell; then it asks again what it has not heard
@@ -66,6 +71,7 @@ class Worker:
         self.parked = 0
         self.draining = False
         self.listening = False
+        self._resting: list[Runner] = []
         self._woken: deque[tuple[Runner, Wait]] = deque()
         self._pace: dict[bytes, float] = {}             # function token -> seconds that a call takes, smoothed
         self._token = b""
@@ -74,6 +80,7 @@ class Worker:
         self._coroutines: Coroutines | None = None
         self._climber = Climber(self.steps)
         self.tally = node.tally
+        self._ended, self._local, self._busy = 0, 0, 0.0       # what the next round adds to it
         self._debug = log.isEnabledFor(logging.DEBUG)
 
     def __repr__(self) -> str:
@@ -118,11 +125,15 @@ class Worker:
             if perf_counter() > self._flush_at:
                 break
         while self.items and perf_counter() <= self._flush_at:
-            Runner(self._run_items).switch()
+            (self._resting.pop() if self._resting else Runner(self._serve)).switch()
         if self._coroutines is not None:
             self.node.now[:] = SEVERAL
             self._coroutines.tick()
         self.node.now[:] = NOBODY
+        self.tally[EXECUTED] += self._ended
+        self.tally[LOCAL] += self._local
+        self.tally[BUSY] += self._busy
+        self._ended, self._local, self._busy = 0, 0, 0.0
         self.tally[SINCE], self.tally[PARKED], self.tally[OLDEST] = 0.0, self._waiting(), self.waits.oldest()
         unstarted = list(self.items)
         self.items.clear()
@@ -172,7 +183,8 @@ class Worker:
 
     def _heard(self, message: bytes) -> None:
         self.waits.arrive(message)
-        self.blobs.forget((message[1:1 + ID].decode("ascii"),))
+        if self.blobs.holding:
+            self.blobs.forget((message[1:1 + ID].decode("ascii"),))
 
     def _fetch_big(self, message: bytes) -> None:
         """A result in parts: waits for them."""
@@ -225,12 +237,19 @@ class Worker:
 
     # running calls
 
-    def _run_items(self) -> None:
+    def _serve(self) -> None:
+        """A runner's life: calls, one after the other, with rests between."""
         runner = current_runner()
         assert runner is not None
-        while self.items:
-            if self._execute(runner, self.items.popleft()) > self._flush_at:
+        while True:
+            while self.items:
+                if self._execute(runner, self.items.popleft()) > self._flush_at:
+                    break
+            if len(self._resting) >= RESTING_MOST:
                 return
+            runner.running = None
+            self._resting.append(runner)
+            runner.parent.switch()
 
     def _execute(self, runner: Runner, data: bytes) -> float:
         """Runs a call, to its end or into a coroutine; when that was."""
@@ -240,12 +259,12 @@ class Worker:
         self.node.now[:] = wire
         running = Running(call, "", (), {}, depth_of(data))
         running.begun = self.tally[SINCE] = runner.since
-        if call in self.waits:
-            self.tally[LOCAL] += 1
+        if (asked := self.waits.item(call)) is not None:
+            self._local += 1
         if data[ID] == MARK:
             running.trace = Trace()
         try:
-            _, _, _, reference, arguments = split(data, self.seal)
+            reference, _, arguments = opened(data, self.seal, asked).partition(b"\0")
             function, running.name, coroutine = self.functions.loaded(reference)
             running.args, running.kwargs = self._arguments(running, arguments)
             runner.running = running
@@ -263,10 +282,12 @@ class Worker:
             self.finish(running, body)
         now = perf_counter()
         spent, known = runner.spent + now - runner.since, self._pace.get(token)
-        self.tally[BUSY] += spent
-        if len(self._pace) > 10_000:            # functions by value, an edited cell each
-            self._pace.clear()
-        self._pace[token] = spent if known is None else 0.75 * known + 0.25 * spent
+        self._busy += spent
+        if known is None:
+            if len(self._pace) > 10_000:        # functions by value, an edited cell each
+                self._pace.clear()
+            known = spent
+        self._pace[token] = 0.75 * known + 0.25 * spent
         self._token = token
         return now
 
@@ -282,7 +303,7 @@ class Worker:
     def body(self, running: Running, value: Any) -> bytes:
         """What is sealed as the result of a call: its pickle, or, if that is big, where it is. NotSerializable, TooBig, GridUnreachable."""
         if type(value) in SCALARS:
-            stream = pickled(value, f"the result of {running.name}")
+            stream = scalar(value)
             return stream if len(stream) < BIG else self.blobs.leave(running.call, stream, [])
         aside = Aside()
         stream = pickled(value, f"the result of {running.name}", aside)
@@ -306,7 +327,7 @@ class Worker:
         except TooBig as error:
             self.fail(running, error)
             return
-        self.tally[EXECUTED] += 1
+        self._ended += 1
         if running.trace is not None:
             self._record(running, "")
         self.steps.complete("R", running.call, sealed)
@@ -319,7 +340,7 @@ class Worker:
             self._dropped(running)
             return
         failure = report(error, running, self.node.name)
-        self.tally[EXECUTED] += 1
+        self._ended += 1
         self.tally[FAILED] += 1
         if running.trace is not None:
             self._record(running, f"{failure.type}: {failure.message}")
@@ -339,7 +360,7 @@ class Worker:
 
     # calls that calls make
 
-    def request(self, pool: str, calls: list[tuple[tuple[Any, ...], dict[str, Any]]], *, single: bool, patient: bool,
+    def request(self, pool: str, calls: list[Call], *, single: bool, patient: bool,
                 timeout: float | None = None) -> Any:
         """Behind `gridworker.request` and `requests`: parks the running call until the values are there (or returns an awaitable)."""
         if pool:
@@ -362,7 +383,7 @@ class Worker:
             raise CallCancelled(cancelled())
         return values(wait, single, self.seal)
 
-    def ask(self, wait: Wait, asks: list[tuple[str, tuple[str, str, bytes]]], timeout: float | None = None) -> None:
+    def ask(self, wait: Wait, asks: list[Ask], timeout: float | None = None) -> None:
         """Registers a wait; the next step asks for what nobody here has asked for yet."""
         if timeout is not None:
             self._deadlines.add(wait, timeout)
@@ -370,30 +391,25 @@ class Worker:
         self.tally[ASKED] += len(fresh)
         self.steps.ask(fresh)
 
-    def _asks(self, pool: str, running: Running,
-              calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[tuple[str, tuple[str, str, bytes]]]:
+    def _asks(self, pool: str, running: Running, calls: list[Call]) -> list[Ask]:
         if running.cancelled:
             raise CallCancelled(cancelled())
         if running.depth >= DEPTH_MOST:
             raise TooDeep(f"{running.describe()} stands at the end of {running.depth} calls of calls: is this recursion without end? "
                           "(GRIDWORKER_DEPTH_MOST on the workers allows more)")
-        asks, aside, big = [], Aside(), dict[str, list[Part]]()
-        for (function, *args), kwargs in calls:
-            reference = self.functions.reference(function)
-            if reference.code:
-                self.steps.store_code(reference)
-            data, hashed = encode_arguments(tuple(args), kwargs, aside)
-            call = call_id(reference, hashed)
-            if aside.parts:
-                big[call], aside.parts = aside.parts, []
-            token = reference.token
-            if running.trace is not None:
-                running.trace.made(call)
-                token = marked(token)
-            asks.append((call, (pool, running.call, item(call, token, reference.text, data, running.depth + 1, self.seal))))
+        trace = running.trace
+        asks, big = encoded(pool, calls, {}, self._refer, self.seal, parent=running.call, depth=running.depth + 1, trace=trace is not None)
+        if trace is not None:
+            trace.made([call for call, _ in asks])
         if big:
             self.blobs.supply(big)
         return asks
+
+    def _refer(self, function: Callable[..., Any]) -> Reference:
+        reference = self.functions.reference(function)
+        if reference.code:
+            self.steps.store_code(reference)
+        return reference
 
 
 def report(error: BaseException, running: Running, node: str) -> Failure:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridworker import GridDenied, NotTrusted, TooBig, salted
-from gridworker.messages import Failure
+from gridworker.messages import Failure, item, opened
 from gridworker.signing import Seal, key_from
 from gridworker.waits import Wait, values
 
@@ -49,6 +49,15 @@ def test_nothing_opens_once_a_byte_of_it_is_changed(body: bytes, data: st.DataOb
     sealed[at] ^= data.draw(st.integers(1, 255))
     with pytest.raises(NotTrusted):
         Seal(KEY).open(b"R", CALL, bytes(sealed))
+
+
+def test_an_item_that_comes_back_is_trusted_only_as_this_process_has_sent_it() -> None:
+    asked = item(CALL.decode(), "f" * 8, "m:f@", b"args", 3, Seal(KEY))
+    forged = asked[:-4] + b"argx"
+    died_once = asked[:40] + b"1" + asked[41:]
+    assert opened(asked, Seal(KEY), asked) == opened(died_once, Seal(KEY), asked) == opened(asked, Seal(KEY)) == b"m:f@\0args"
+    with pytest.raises(NotTrusted):
+        opened(forged, Seal(KEY), asked)
 
 
 @pytest.mark.parametrize(("kind", "call", "seal"), [(b"W", CALL, Seal(KEY)), (b"R", OTHER, Seal(KEY)), (b"R", CALL, Seal(b"x" * 32)),
