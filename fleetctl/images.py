@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import ec2
+from . import ec2, profiles
 from .errors import AwsError, FleetError, Network, NotFound, RequestInvalid, StillBilling
 from .receipt import Line, Receipt
 
-__all__ = ["BASES", "Image", "base", "check_name", "listing", "make", "remove"]
+__all__ = ["BASES", "Image", "base", "check_name", "listing", "machine", "made", "make", "remove", "users"]
 
 log = logging.getLogger(__name__)
 
-IMAGE_TAG = "fleetctl:image"
+IMAGE_TAG, RECIPE_TAG = "fleetctl:image", "fleetctl:recipe"
 BASES = {  # public parameters of SSM, which name the newest image of each region
     "al2023": "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64",
     "al2023-arm64": "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64",
     "ubuntu-24.04": "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id",
     "debian-12": "/aws/service/debian/release/12/latest/amd64",
 }
+NAME = re.compile(r"[A-Za-z0-9()\[\] ./'@_-]{3,128}")  # (EC2 API Reference, CreateImage)
 WAIT_SECONDS = 3600.0  # for an image; large disks take long
 UNSEEN_SECONDS = 60.0  # in which AWS may not show what it has made
 PAUSES = (1.0, 2.0, 5.0, 10.0, 15.0)  # between looks
@@ -53,6 +55,7 @@ class Image:
     snapshots: tuple[str, ...] = ()
     why: str = ""
     ours: bool = True
+    recipe: str = ""
 
     def __repr__(self) -> str:
         return f"<image {self.name} {self.id} {self.state}>"
@@ -79,8 +82,34 @@ async def listing(call: ec2.Call, region: str) -> list[Image]:
     return sorted((_image(row, region) for row in rows), key=lambda one: one.made)
 
 
+async def machine(call: ec2.Call, id: str) -> str:
+    """What kind of machine an image is for, as bundles name it: x86_64 or aarch64. Raises AwsError, RequestInvalid."""
+    try:
+        rows = (await call("ec2", "describe_images", ImageIds=[id]))["Images"]
+    except AwsError as error:
+        if not _absent(error):
+            raise
+        rows = []
+    if not rows:
+        todo = f"give one of the region, or of {', '.join(BASES)}"
+        raise RequestInvalid(f"there is no image {id} here", alias="from", found=id, todo=todo)
+    return "aarch64" if rows[0].get("Architecture") == "arm64" else "x86_64"
+
+
+async def made(call: ec2.Call, name: str, region: str, recipe: str, *, told: Told = _silent) -> Image | None:
+    """The image of that name and recipe, waited for until it is available; None where there is none, or AWS could not make it."""
+    there = [one for one in await _named(call, name, region) if one.ours and one.recipe == recipe and one.state in ("pending", "available")]
+    if not there:
+        return None
+    told(f"image {name} was asked for before: {there[0].id}")
+    return await _available(call, there[0].id, name, region, told)
+
+
 async def check_name(call: ec2.Call, name: str, region: str) -> list[Image]:
-    """Images of that name that failed and can go. Raises RequestInvalid where the name is taken."""
+    """Images of that name that failed and can go. Raises RequestInvalid where the name is taken, or none that an image can have."""
+    if not NAME.fullmatch(name):
+        raise RequestInvalid(f"{name!r} is no name that an image can have", alias="name", found=name,
+                             todo="3 to 128 letters, digits and ()[] ./-'@_")  # fmt: skip
     there = await _named(call, name, region)
     for one in there:
         if one.state != "failed" or not one.ours:
@@ -89,18 +118,26 @@ async def check_name(call: ec2.Call, name: str, region: str) -> list[Image]:
     return there
 
 
-async def make(call: ec2.Call, instance: str, name: str, region: str, *, reboot: bool = True, told: Told = _silent) -> Image:
+async def make(call: ec2.Call, instance: str, name: str, region: str, *, reboot: bool = True, recipe: str = "",
+               told: Told = _silent) -> Image:  # fmt: skip
     """Make an image of a machine, and wait until it is available. With `reboot` its file systems are at rest, and its programs end.
+
+    `recipe` stands for what it is made of, for `made` to find it by.
 
     Raises RequestInvalid where the name is taken, AwsError where AWS cannot make it: then nothing of it stays but what the error names.
     """
     for failed in await check_name(call, name, region):
         await remove(call, failed.id, region)
-    tags = [{"Key": IMAGE_TAG, "Value": name}, {"Key": "Name", "Value": name}]
+    tags = [{"Key": IMAGE_TAG, "Value": name}, {"Key": "Name", "Value": name}, *([{"Key": RECIPE_TAG, "Value": recipe}] if recipe else [])]
     wanted = {"InstanceId": instance, "Name": name, "Description": f"made by fleetctl of {instance}", "NoReboot": not reboot,
               "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("image", "snapshot")]}  # fmt: skip
     id = await _asked(call, wanted, name, region)
     told(f"image {name} is being made: {id}")
+    return await _available(call, id, name, region, told)
+
+
+async def _available(call: ec2.Call, id: str, name: str, region: str, told: Told) -> Image:
+    """Wait for an image. Raises AwsError."""
     clock = asyncio.get_running_loop().time
     began, looks = clock(), 0
     while True:
@@ -161,6 +198,28 @@ async def remove(call: ec2.Call, which: str, region: str) -> Receipt:
     return receipt
 
 
+async def users(call: ec2.Call, which: str, region: str) -> list[str]:
+    """Who uses images of ours, by name or id, one line each: profiles on this computer, machines, spot requests that wait for some."""
+    ids = [one.id for one in await listing(call, region) if which in (one.name, one.id)]
+    said = [f"profile {name} has it: what it launches would fail" for name in profiles.with_image(ids)]
+    if not ids:
+        return said
+    of_it = {"Name": "image-id", "Values": ids}
+    alive = {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}
+    rows = await ec2.pages(call, "describe_instances", "Reservations", Filters=[of_it, alive])
+    if machines := [one["InstanceId"] for row in rows for one in row["Instances"]]:
+        said.append(f"{_counted(machines, 'machine')} came up from it: they go on without it")
+    waiting = [{"Name": "launch.image-id", "Values": ids}, {"Name": "state", "Values": ["open"]}]
+    rows = await ec2.pages(call, "describe_spot_instance_requests", "SpotInstanceRequests", Filters=waiting)
+    if requests := [row["SpotInstanceRequestId"] for row in rows]:
+        said.append(f"{_counted(requests, 'spot request')} would launch from it: they would fail")
+    return said
+
+
+def _counted(ids: Sequence[str], what: str) -> str:
+    return f"{len(ids)} {what}{'s' if len(ids) > 1 else ''} ({', '.join(ids[:3])}{', …' if len(ids) > 3 else ''})"
+
+
 async def _ended(call: ec2.Call, thing: str, id: str, region: str, operation: str, look: str, key: str) -> Line:
     """End one thing, and look until AWS does not show it."""
     line = Line(thing, id, region, "deleted")
@@ -219,5 +278,5 @@ def _image(row: dict[str, Any], region: str) -> Image:
     return Image(
         tags.get(IMAGE_TAG, row.get("Name", "")), row["ImageId"], row.get("State", ""), region, str(row.get("CreationDate", "")),
         sum(int(one.get("VolumeSize", 0)) for one in disks), tuple(one["SnapshotId"] for one in disks if one.get("SnapshotId")),
-        row.get("StateReason", {}).get("Message", ""), IMAGE_TAG in tags,
+        row.get("StateReason", {}).get("Message", ""), IMAGE_TAG in tags, tags.get(RECIPE_TAG, ""),
     )  # fmt: skip

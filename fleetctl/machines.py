@@ -169,16 +169,18 @@ class Machine(Hands, Mapping[str, Any]):
         """
         return super().get(name, default) if to is None else self._fetch(name, to)
 
-    def image(self, name: str, *, reboot: bool = True, told: images.Told = lambda what: None) -> Pending[images.Image]:
+    def image(self, name: str, *, reboot: bool = True, recipe: str = "",
+              told: images.Told = lambda what: None) -> Pending[images.Image]:  # fmt: skip
         """Make an image of this machine, for others to come up from. Await it for an `Image`, which is available then.
 
         EC2 reboots the machine for it, which ends what runs there; without `reboot` it does not, and files that are being written may be
         half in the image. All that is on its disks is in it: logs, and the session's secret where its commands have one. An image stays
-        until `fleetctl image rm`. `told` hears of the progress. Raises RequestInvalid, AwsError, MachineError.
+        until `fleetctl image rm`. `recipe` marks what it was made of; `told` hears of the progress. Raises RequestInvalid, AwsError,
+        MachineError.
         """
         if self.instance_id is None:
             raise MachineError(f"{self!r} has no instance yet, so there is nothing to make an image of", todo="wait for its launch")
-        making = images.make(self.home.call, self.instance_id, name, self.home.region, reboot=reboot, told=told)
+        making = images.make(self.home.call, self.instance_id, name, self.home.region, reboot=reboot, recipe=recipe, told=told)
         return self.home.submit(making, f"image {name} of {self.instance_id}")
 
     async def _from_outside(self, silent: bool) -> list[Row]:

