@@ -189,7 +189,7 @@ burn() {
     left=$(((end - EPOCHSECONDS + 59) / 60))
     read -r boot </proc/sys/kernel/random/boot_id
     if ((end <= EPOCHSECONDS)); then
-        say "this machine's time is over"
+        say 'its time is over'
         shutdown -P now </dev/null &
     elif [[ $armed != "$end/$boot" ]]; then
         say "ends in $left min"
@@ -208,6 +208,9 @@ publish() {
     printf -v text '%s,"taken_at":"%s","rebalance":"%s"' "$text" "$taken" "$rebalance"
     printf -v text '%s,"ip":"%s","public_ip":"%s","host":"%s","ssh_port":%d,"ssh_key":"%s","user":"%s","type":"%s","zone":"%s"}' \
         "$text" "$ip" "$public_ip" "$host" "${FLEETCTL_SSH_PORT:-22}" "$ssh_key" "$login" "$type" "$zone"
+    # For who has missed it, or hears nothing: in a file, and, when it is new, on the console, which must not hold this up.
+    echo "$text" >"$run/report"
+    ((step + tries)) || echo "$text" >&3 &
     signed sns 'header = "content-type: application/x-www-form-urlencoded"' 'data = "Action=Publish&Version=2010-03-31"' \
         "data-urlencode = \"TopicArn=$topic\"" "data-urlencode = \"Message=${text//\"/\\\"}\"" && return 0
     (($? == 2)) && printf %s "$text" | aws_cli sns publish --topic-arn "$topic" --message file:///dev/stdin >/dev/null
@@ -308,7 +311,7 @@ look() {
         signal TERM
     elif [[ ! $rebalance ]] && ask events/recommendations/rebalance; then
         moment noticeTime rebalance
-        say "EC2 recommends to rebalance, $rebalance"
+        say "rebalance, $rebalance"
         step=0 due=0
     fi
 }

@@ -58,6 +58,13 @@ async def instances(call: Call, ids: Sequence[str]) -> list[dict[str, Any]]:
     return [one for reservation in rows for one in reservation["Instances"]]
 
 
+async def instances_of(call: Call, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Instances by their own ids and by those of spot requests, mixed as they come. Not yet visible ones are missing, not an error."""
+    requests = [one for one in keys if not one.startswith("i-")]
+    rows = await instances(call, [one for one in keys if one.startswith("i-")])
+    return rows + (await instances_with(call, "spot-instance-request-id", requests) if requests else [])
+
+
 async def status(call: Call, instance: str) -> dict[str, Any] | None:
     """An instance's status checks, as DescribeInstanceStatus shows them; None where it shows none."""
     rows = await pages(call, "describe_instance_status", "InstanceStatuses", paged=False, InstanceIds=[instance], IncludeAllInstances=True)

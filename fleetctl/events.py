@@ -100,6 +100,13 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class Proved:
+    """A machine was seen to be ready from outside, whatever it says of itself."""
+
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
 class Deadline:
     """The launch's time is over."""
 
@@ -117,7 +124,7 @@ class Ended:
     all: bool = False
 
 
-Event = Asked | Refused | Listed | Reported | Deadline | Cancel | Ended
+Event = Asked | Refused | Listed | Reported | Proved | Deadline | Cancel | Ended
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ from .events import (
     Slot,
     Terminate,
 )
+from .examining import examine
 from .lifecycle import Core
+from .listing import Listing
 from .machines import Home, Machine, Machines
 from .messages import Report
 from .notify import Channel
@@ -55,16 +57,13 @@ from .order import Order
 from .outcome import END_IT, Facts, failure
 from .prices import Tariff
 from .profiles import Profile
+from .proving import Prover
+from .readiness import REPORTED, Ready
 from .replacing import Replacing
 from .states import GIVEN_UP, SETTLED, LaunchState, MachineState
 from .topup import Ask, Plan, Pool
 
 log = logging.getLogger(__name__)
-
-EARLY_SECONDS = 10.0  # to the first listing where no report asks for one: it shows why requests wait
-LISTING_SECONDS = 30.0  # between listings while nothing else asks for one
-FIRST_LISTING_SECONDS = 1.0  # after the first report: by then its neighbours have instances too
-PATIENCE = (0.0, 2.0, 8.0, LISTING_SECONDS)  # between listings that were to decide and did not: AWS's view may lag
 
 
 class Desk(Home, Protocol):
@@ -93,7 +92,7 @@ class Conductor:
     end_known = True  # whether `expires` is what its machines obey
     resumed = False  # another process has begun it: to stop waiting for it ends nothing
 
-    def __init__(self, desk: Desk, order: Order, *, minimum: int, pools: Sequence[Pool] = ()) -> None:
+    def __init__(self, desk: Desk, order: Order, *, minimum: int, pools: Sequence[Pool] = (), ready: Ready = REPORTED) -> None:
         wanted = order.wanted
         self.desk, self.order = desk, order
         self.expires = order.expires  # the hard end of its machines, which `extend` moves
@@ -104,9 +103,12 @@ class Conductor:
         self._offers = [replace(self.order, request=pool.request, on_demand=pool.on_demand) for pool in self._pools]
         self.bill = Bill(self._offers, desk.profile.region)
         self._plan = Plan(wanted, len(self._offers))
-        self._call = functools.partial(desk.call, launch=str(self.uuid))
-        self.core = Core(wanted, minimum)
-        self.pools_asked = Asking(self._call, f"launch {self.uuid}", order.deadline, lambda: self.core.state in SETTLED)
+        self.call: ec2.Call = functools.partial(desk.call, launch=str(self.uuid))
+        self.ready = ready
+        self.core = Core(wanted, minimum, proving=ready != REPORTED)
+        self.listing = Listing(self.core, self._list, waits=self._shape.waits)
+        self.prover = Prover(ready, self) if self.core.proving else None
+        self.pools_asked = Asking(self.call, f"launch {self.uuid}", order.deadline, lambda: self.core.state in SETTLED)
         self.began, self.deadline = order.began, order.deadline
         self.settled_at: float | None = None
         self.future: concurrent.futures.Future[Machines] = concurrent.futures.Future()
@@ -121,9 +123,9 @@ class Conductor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: asyncio.Task[None] | None = None
         self._listing: asyncio.Task[None] | None = None
+        self._proving: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None  # carries out the outcome
         self._timer: asyncio.TimerHandle | None = None
-        self._listing_wanted = asyncio.Event()
         self._terminated: set[str] = set()
         self._terminating = asyncio.Lock()  # who comes second hears what became of the first
 
@@ -137,7 +139,9 @@ class Conductor:
         if self.core.state in SETTLED:
             return
         self._asking = self._spawn(self._ask())
-        self._listing = self._spawn(self._keep_listing())
+        self._listing = self._spawn(self.listing.keep())
+        if self.prover is not None:
+            self._proving = self._spawn(self.prover.prove())
         self._timer = asyncio.get_running_loop().call_later(self.deadline - time.time(), self.feed, Deadline())
 
     def feed(self, event: Event) -> None:
@@ -150,6 +154,8 @@ class Conductor:
             self._break(error)
         if before not in SETTLED and self.core.state in SETTLED:
             self.settled_at = time.time()
+            if self._proving is not None:
+                self._proving.cancel()
         if self.core.state is LaunchState.ENDED and self._listing is not None:
             self._listing.cancel()
 
@@ -167,8 +173,8 @@ class Conductor:
         if report.rebalance and (slot := self.core.by_instance.get(report.instance)) and slot.report and not slot.report.rebalance:
             log.info("EC2 recommends to rebalance %s, which may be taken back and may not", report.instance)
         self.feed(Reported(report))
-        if first:  # bind instances to requests soon, even when nothing is decided by it, so that progress can be shown
-            asyncio.get_running_loop().call_later(FIRST_LISTING_SECONDS, self._list_if_held)
+        if first:
+            self.listing.heard_first()
 
     def listed(self, rows: Sequence[dict[str, Any]]) -> None:
         """A listing of spot requests or of instances, as AWS gives it. It may be wider than the launch."""
@@ -214,7 +220,7 @@ class Conductor:
                 if not self.enough.done():
                     self.enough.set_result(self.snapshot())
             case Describe():
-                self._listing_wanted.set()
+                self.listing.want()
             case Terminate(instances):
                 self._spawn(self._terminate_late(instances))
             case Resolve(requests, instances):
@@ -274,7 +280,7 @@ class Conductor:
             await self.pools_asked.fill(self._plan, self._pools, calls, self._made)
         except Exception as error:
             if isinstance(error, Denied):
-                await denied.explain(self._call, error)
+                await denied.explain(self.call, error)
             self.refusal = error
             if self.core.state is LaunchState.ASKING or self.core.state in GIVEN_UP:
                 self.feed(Refused(str(error)))
@@ -294,30 +300,6 @@ class Conductor:
 
     # --- listing ------------------------------------------------------------------------------------------------------------------
 
-    async def _keep_listing(self) -> None:
-        """List when the core asks for it (less and less often if that does not help), and now and then while there is no outcome."""
-        clock = asyncio.get_running_loop().time
-        tries, last, regular = 0, clock() - LISTING_SECONDS, EARLY_SECONDS if self._shape.waits else LISTING_SECONDS
-        while True:
-            try:
-                async with asyncio.timeout(None if self.core.state in SETTLED else regular):
-                    await self._listing_wanted.wait()
-                await asyncio.sleep(max(0.0, last + PATIENCE[min(tries, len(PATIENCE) - 1)] - clock()))
-                tries += 1
-            except TimeoutError:
-                tries = 0
-            regular = LISTING_SECONDS
-            wanted = self._listing_wanted.is_set() or self.core.state not in SETTLED
-            self._listing_wanted.clear()
-            if wanted and self.core.slots:
-                last = clock()
-                if not await self._list():
-                    self._listing_wanted.set()
-
-    def _list_if_held(self) -> None:
-        if self.core.held and self.core.state not in SETTLED:
-            self._listing_wanted.set()
-
     async def _list(self) -> bool:
         """One listing into the core; False where AWS gave none."""
         try:
@@ -334,8 +316,8 @@ class Conductor:
     async def _rows(self) -> list[dict[str, Any]]:
         """What AWS shows of the launch: its spot requests where those wait for capacity, else its instances."""
         if self._shape.waits:
-            return await ec2.spot_requests(self._call, ec2.LAUNCH_TAG, str(self.uuid))
-        return await ec2.instances_with(self._call, f"tag:{ec2.LAUNCH_TAG}", [str(self.uuid)])
+            return await ec2.spot_requests(self.call, ec2.LAUNCH_TAG, str(self.uuid))
+        return await ec2.instances_with(self.call, f"tag:{ec2.LAUNCH_TAG}", [str(self.uuid)])
 
     # --- outcomes -----------------------------------------------------------------------------------------------------------------
 
@@ -348,7 +330,7 @@ class Conductor:
         if requests:
             try:
                 if self._shape.waits:
-                    await ec2.cancel(self._call, requests)
+                    await ec2.cancel(self.call, requests)
                     await self._list()
                 await self._terminate([*instances, *(s.instance for s in self.core.all() if s.dropped and s.instance)])
             except AwsError as error:
@@ -363,13 +345,13 @@ class Conductor:
         """
         alive = [slot.instance for slot in self.core.all() if slot.instance and slot.alive and not slot.dropped]
         try:
-            found = await ec2.instances(self._call, alive)
+            found = await ec2.instances(self.call, alive)
             self.listed(found)
             for one in found:
                 self.core.by_instance[one["InstanceId"]].launched = one["LaunchTime"].timestamp()
             if "instance" not in self._shape.tagged:
                 volumes = [v["Ebs"]["VolumeId"] for one in found for v in one.get("BlockDeviceMappings", []) if "Ebs" in v]
-                await ec2.tag(self._call, [*alive, *volumes], {**self.order.tags, ec2.EXPIRES_TAG: self.order.stamp(self.expires)})
+                await ec2.tag(self.call, [*alive, *volumes], {**self.order.tags, ec2.EXPIRES_TAG: self.order.stamp(self.expires)})
         except FleetError as error:  # AWS, or the disk that holds the ledger: the machines are up all the same
             log.warning("launch %s: its instances could not be looked up and tagged: %s", self.uuid, error.what)
 
@@ -377,7 +359,7 @@ class Conductor:
         """Terminate what nobody waits for, each once. Raises AwsError when AWS takes none of it."""
         async with self._terminating:
             new = [one for one in dict.fromkeys(instances) if one not in self._terminated]
-            refused = await ec2.terminate(self._call, new)
+            refused = await ec2.terminate(self.call, new)
             self._terminated.update(one for one in new if one not in refused)
         for instance, error in refused.items():
             log.warning("launch %s: %s could not be terminated: %s", self.uuid, instance, error.what)
@@ -399,11 +381,12 @@ class Conductor:
     async def _give_up(self, why: str) -> None:
         """Below the minimum: cancel, list, terminate, then say why."""
         await self._stop_asking()
+        examined = await examine(self, self.prover.cases if self.prover else {}) if why == "deadline" else ()  # while they live
         unsure = any(isinstance(one, ec2.TRANSIENT) for one in (self.refusal, self.pools_asked.trouble))  # a lost answer may hide machines
         if self.pools_asked.sent and (why in ("deadline", "cancelled") or unsure):
             with contextlib.suppress(AwsError):  # tells a silent channel from dead machines; `_end_all` lists again
                 self._found(await self._rows())
-        error = failure(why, self._facts())  # as things are before their end changes them
+        error = failure(why, self._facts()._replace(examined=examined))  # as things are before their end changes them
         left = await self._end_all()
         if unsure and not self.core.slots:
             left = (f"launch {self.uuid}, if AWS has taken the request: it shows nothing of it yet",)
@@ -419,7 +402,7 @@ class Conductor:
         try:
             if self.core.slots:
                 if self._shape.waits:
-                    await ec2.cancel(self._call, list(self.core.slots))
+                    await ec2.cancel(self.call, list(self.core.slots))
                 self._found(await self._rows())
             await self._terminate([slot.instance for slot in self.core.all() if slot.instance and slot.alive])
         except AwsError as trouble:
@@ -439,4 +422,4 @@ class Conductor:
     def _facts(self) -> Facts:
         seconds = self.deadline - self.began
         title = f"launch {self.uuid} of {self.core.wanted} × {self.type or 'machine'}"
-        return Facts(title, self.core, self.snapshot(), seconds, tuple(self.pools_asked.shortfalls))
+        return Facts(title, self.core, self.snapshot(), seconds, tuple(self.pools_asked.shortfalls), ready=str(self.ready))

@@ -6,6 +6,7 @@ Rules
     report may not undo maps a state to itself. `gone` and `ended` are never left.
   * A report of an instance that no answer and no listing has shown yet is held, and applied when one shows the instance.
   * `Core.step` takes one event and returns the commands that the shell must carry out, in order. It decides; `launch.py` acts.
+  * Where readiness is proved from outside, "ready" in a report is no more than "booted" until the launch has an outcome.
   * A machine counts as lost when it failed, or is gone, before it was ever ready, and when AWS says of its request what waiting does
     not mend. What happens after it was ready changes the machine and never the outcome.
 
@@ -31,6 +32,7 @@ from .events import (
     GiveUp,
     Interrupted,
     Listed,
+    Proved,
     Refused,
     Reported,
     Resolve,
@@ -56,7 +58,7 @@ from .states import (
 __all__ = [
     "GIVEN_UP", "LAUNCH", "MACHINE", "SETTLED", "Happening", "IllegalTransition", "LaunchState", "MachineState", "Turn", "diagram",
     "Slot",
-    "Asked", "Cancel", "Deadline", "Ended", "Event", "Listed", "Refused", "Reported", "Seen",
+    "Asked", "Cancel", "Deadline", "Ended", "Event", "Listed", "Proved", "Refused", "Reported", "Seen",
     "Arrived", "Command", "Describe", "Enough", "GiveUp", "Interrupted", "Resolve", "Terminate",
     "Core",
 ]
@@ -81,6 +83,7 @@ class Core:
     said_enough: bool = False
     keeps: bool = False  # whoever is still expected at the outcome stays: so it is where another process had its reasons
     owed: int = 0  # machines that may still come of further calls
+    proving: bool = False  # until there is an outcome, machines are ready when they are proved to be, not when they say so
 
     def __repr__(self) -> str:
         numbers = f"{self.ready} ready, {self.lost} lost of {self.wanted} (minimum {self.minimum}), {len(self.held)} held"
@@ -102,6 +105,8 @@ class Core:
                 return self._listed(seen, now)
             case Reported(report):
                 return self._reported(report, now)
+            case Proved(instance):
+                return self._proved(instance, now)
             case Deadline():
                 return self._deadline()
             case Cancel():
@@ -176,6 +181,14 @@ class Core:
             return [Describe()] if self._listing_due() else []
         return self._apply(slot, report, now) + self._decide()
 
+    def _proved(self, instance: str, now: float) -> list[Command]:
+        slot = self.by_instance.get(instance)
+        if slot is None or slot.dropped or self.state in GIVEN_UP:
+            return []  # its end is under way
+        first = not slot.was_ready
+        self._move(slot, Happening.READY, now)
+        return ([Arrived(slot)] if first and slot.was_ready else []) + self._decide()
+
     def _deadline(self) -> list[Command]:
         if self.state in SETTLED:
             return []
@@ -207,7 +220,9 @@ class Core:
         if self.state in GIVEN_UP or slot.dropped:
             return [Terminate((report.instance,))] if slot.alive else []
         first, before = not slot.was_ready, slot.state
-        self._move(slot, HAPPENING[report.present], now)
+        said = HAPPENING[report.present]
+        unproved = said is Happening.READY and self.proving and self.state not in SETTLED
+        self._move(slot, Happening.BOOTED if unproved else said, now)
         if slot.state is MachineState.INTERRUPTED is not before:
             self.interruptions += slot.was_ready
             return [Interrupted(slot)]
@@ -262,7 +277,7 @@ class Core:
         """
         if not self.held or self.state is not LaunchState.WAITING:
             return bool(self.held) and self.state in (LaunchState.UP, LaunchState.FAILED, LaunchState.CANCELLED)
-        ready = self.ready + self.held_in[Phase.READY]
+        ready = self.ready + (0 if self.proving else self.held_in[Phase.READY])
         lost = self.lost + self.held_in[Phase.FAILED]
         return ready >= self.wanted or ready + lost >= self._expected() or self._expected() - lost < self.minimum
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from . import reasons
 from .errors import Kind, LaunchCancelled, LaunchFailed, NeverReported, ScriptFailed, TooFewMachines
 from .lifecycle import Core
+from .readiness import Examined
 from .shapes import Shortfall
 from .states import MachineState
 
@@ -24,6 +25,8 @@ class Facts(NamedTuple):
     machines: Mapping[str, Any]
     seconds: float
     shortfalls: tuple[Shortfall, ...] = ()
+    examined: tuple[Examined, ...] = ()
+    ready: str = "reported"
 
 
 def failure(why: str, facts: Facts) -> LaunchFailed:
@@ -54,17 +57,22 @@ def _known(facts: Facts) -> str:
 
 
 def _unreported(facts: Facts, common: dict[str, Any]) -> NeverReported:
-    """Machines ran at the deadline, and too few of them have said that they are ready."""
+    """Machines ran at the deadline, and too few of them were ready. What was found of some of them stands below."""
     core = facts.core
     counts = core.counts()
     silent, unready = counts[MachineState.LAUNCHED], counts[MachineState.BOOTED]
     hint, todo = "", "allow more minutes, or name further types or zones"
-    if unready:
+    if core.proving:
+        hint, todo = f"; ready was to mean: {facts.ready}", "allow more minutes, or mend what is in the way"
+    elif unready:
         hint = f"; {unready} have booted, but their commands or their check did not get ready in time"
         todo = "allow more minutes, or mend the commands or the check"
     elif silent:
         hint, todo = f"; {silent} ran but never reported", "look at their boot script, and at their way to SNS"
+    if any(one.only_silent for one in facts.examined):
+        todo = 'see that their role may publish to the session\'s topic and they reach SNS (`fleetctl setup status`); or say ready="ssh"'
     what = f"{facts.title}: {core.ready} up after {facts.seconds:.0f} s, {core.minimum} were needed ({_known(facts)}){hint}"
+    what = "\n".join([what, *(one.text for one in facts.examined)])
     return NeverReported(what, todo=todo, silent=silent, booted=unready, **common)
 
 

@@ -14,6 +14,7 @@ from .bootstrap import Program
 from .bundle import Bundle
 from .cargo import Cargo, Files, loaded
 from .checks import Preflight, judge
+from .command import Command
 from .errors import RequestInvalid
 from .futures import Pending
 from .handle import Launch
@@ -23,6 +24,7 @@ from .launch import Conductor
 from .machines import Machine, Machines
 from .order import Order
 from .profiles import Profile
+from .readiness import Ready, readiness
 from .receipt import Receipt
 from .replacing import Replacing
 from .retiring import retirable
@@ -31,7 +33,6 @@ from .topup import Pool
 
 T = TypeVar("T")
 Commands: TypeAlias = str | Sequence[str] | Program
-
 
 
 def bring_up_spots(
@@ -45,6 +46,7 @@ def bring_up_spots(
     hours: float = fuse.HOURS,
     on_interruption: Policy = "shrink",
     fallback: str | None = None,
+    ready: str | Command = "reported",
     bundle: Bundle | None = None,
     files: Files = (),
     env: Mapping[str, str] | None = None,
@@ -71,12 +73,18 @@ def bring_up_spots(
     names or by those that a mapping gives; `env` are variables for the commands, which stay out of user data. All of it goes through S3:
     machines fetch it there, and what the launch alone has there ends with it.
 
+    `ready` says when a machine is ready: "reported" when it says itself that its commands are up; "running" when EC2 says that it runs;
+    "ssh" when it answers over SSH; or a command (text, `Command`), when that exits 0 there. The last three are for machines that cannot
+    report, too: the host key comes with the report, or from the console that EC2 keeps, and never from the connection. EC2 is asked for
+    the states of all silent machines at once, at most twice a minute after the first half minute.
+
     Raises RequestInvalid, ProfileError and NotConnected at once. The future raises ScriptFailed, NeverReported, LaunchFailed, AwsError or
     ChannelSilent; everything of a failed launch has then been cancelled and terminated.
     """
     return _bring_up(
         request, n, cmds, lambda machines: machines, minimum=minimum, minutes=minutes, lifetime=lifetime, hours=hours,
-        on_interruption=on_interruption, fallback=fallback, bundle=bundle, files=files, env=env, session=session, **aliases,
+        on_interruption=on_interruption, fallback=fallback, ready=ready, bundle=bundle, files=files, env=env,
+        session=session, **aliases,
     )  # fmt: skip
 
 
@@ -89,6 +97,7 @@ def bring_up_one_spot(
     hours: float = fuse.HOURS,
     on_interruption: Policy = "shrink",
     fallback: str | None = None,
+    ready: str | Command = "reported",
     bundle: Bundle | None = None,
     files: Files = (),
     env: Mapping[str, str] | None = None,
@@ -98,7 +107,8 @@ def bring_up_one_spot(
     """Bring up one machine; as `bring_up_spots`, but resolves to the machine itself."""
     return _bring_up(
         request, 1, cmds, lambda found: found.succeeded[0], minutes=minutes, lifetime=lifetime, hours=hours,
-        on_interruption=on_interruption, fallback=fallback, bundle=bundle, files=files, env=env, session=session, **aliases,
+        on_interruption=on_interruption, fallback=fallback, ready=ready, bundle=bundle, files=files, env=env,
+        session=session, **aliases,
     )  # fmt: skip
 
 
@@ -171,6 +181,7 @@ class Asked(NamedTuple):
     minimum: int
     pools: list[Pool]
     cargo: Cargo | None
+    ready: Ready
 
 
 def asked(
@@ -184,6 +195,7 @@ def asked(
     hours: float = fuse.HOURS,
     on_interruption: Policy = "shrink",
     fallback: str | None = None,
+    ready: str | Command = "reported",
     bundle: Bundle | None = None,
     files: Files = (),
     env: Mapping[str, str] | None = None,
@@ -196,21 +208,22 @@ def asked(
     _check_numbers(n, minimum, minutes, lifetime, hours)
     program, policy = bootstrap.program(cmds), checked(on_interruption)
     pools = _pools(session.profile, request, n, fallback, aliases)
-    return Asked(session, program, policy, minimum, pools, loaded(bundle, files, env or {}))
+    return Asked(session, program, policy, minimum, pools, loaded(bundle, files, env or {}), readiness(ready))
 
 
 def _bring_up(
     request: dict[str, Any], n: int, cmds: Commands, choose: Callable[[Machines], T], *, minutes: float, lifetime: str, hours: float,
     **options: Any,
 ) -> Launch[T]:  # fmt: skip
-    session, program, policy, minimum, pools, cargo = asked(request, n, cmds, minutes=minutes, lifetime=lifetime, hours=hours, **options)
+    whole = asked(request, n, cmds, minutes=minutes, lifetime=lifetime, hours=hours, **options)
+    session, program, policy, minimum, pools, cargo, ready = whole
 
     def like_this(wanted: int, least: int, hours: float) -> Conductor:
         now, uuid, place = time.time(), uuid4(), session.place
         what = cargo.program(program, place, uuid) if cargo else program
         order = Order(uuid, session.id, pools[0].request, what, wanted, now, now + 60 * minutes, hours=hours,
                       fuse_object=place.whole(fuse.KEY), policy=kept(policy), cargo=cargo)  # fmt: skip
-        made = Conductor(session, order, minimum=least, pools=pools)
+        made = Conductor(session, order, minimum=least, pools=pools, ready=ready)
         made.lifetime, made.replacing = lifetime, Replacing(policy, instead)
         return made
 

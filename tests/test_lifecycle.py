@@ -25,6 +25,7 @@ from fleetctl.lifecycle import (
     LaunchState,
     Listed,
     MachineState,
+    Proved,
     Refused,
     Reported,
     Resolve,
@@ -408,3 +409,48 @@ def test_the_order_of_reports_and_listings_does_not_change_the_outcome(story):
         core.step(event, 1)
     assert core.state is LaunchState.UP
     assert {slot.state for slot in core.slots.values()} == {MachineState.READY}
+
+
+def proving(wanted, minimum=None):
+    core = begun(wanted, minimum)
+    core.proving = True
+    return core
+
+
+def test_where_readiness_is_proved_a_machine_that_says_ready_has_booted_and_no_more():
+    core = proving(1)
+    assert core.step(said(0, "ready"), 2) == []
+    assert core.slots[key(0)].state is MachineState.BOOTED
+    assert kinds(core.step(Proved(instance(0)), 3)) == [Arrived, Enough, Resolve]
+    assert core.step(Proved(instance(0)), 4) == []
+
+
+def test_a_silent_machine_can_be_proved_and_a_strange_or_a_lost_one_cannot():
+    core = proving(2, 1)
+    assert core.step(Proved("i-0badbeef"), 2) == []
+    core.step(said(0, "failed", exit_code=3), 2)
+    assert core.step(Proved(instance(0)), 3) == []
+    assert kinds(core.step(Proved(instance(1)), 4)) == [Arrived, Enough, Resolve]
+    assert core.slots[key(0)].state is MachineState.FAILED
+
+
+def test_held_reports_decide_nothing_where_readiness_is_proved():
+    core = begun(1, bound=False)
+    core.proving = True
+    assert core.step(said(0, "ready"), 2) == []
+
+
+def test_once_there_is_an_outcome_a_machine_s_word_counts_again():
+    core = proving(2, 1)
+    core.step(Proved(instance(0)), 2)
+    core.step(said(1, "ready"), 2)
+    core.keeps = True
+    core.step(Deadline(), 3)
+    assert kinds(core.step(said(1, "ready", 2), 4)) == [Arrived]
+
+
+def test_what_is_proved_after_its_launch_was_given_up_changes_nothing():
+    core = proving(1)
+    core.step(Cancel(), 2)
+    assert core.step(Proved(instance(0)), 3) == []
+    assert not core.slots[key(0)].was_ready

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl import ending, launch, notify, profiles, things, topup
+from fleetctl import ending, listing, notify, profiles, things, topup
 from fleetctl.session import Session
 
 sys.path.insert(0, str(Path(__file__).parent))  # fake_aws is shared by several test modules
@@ -85,7 +85,7 @@ def oracle(cloud, session):
 @pytest.fixture
 def quick(monkeypatch):
     """No waiting for what a real AWS needs time for."""
-    monkeypatch.setattr(launch, "FIRST_LISTING_SECONDS", 0.0)
+    monkeypatch.setattr(listing, "FIRST_LISTING_SECONDS", 0.0)
     monkeypatch.setattr(notify, "GATHER_SECONDS", 0.0)
     monkeypatch.setattr(ending, "LOOKS", (0.0, 0.01))
     monkeypatch.setattr(things, "DOUBT_SECONDS", 0.0)

@@ -45,6 +45,7 @@ class FakeAws(FakeEc2):
         self.before = self.after = nothing
         self.calls, self.parameters = [], []
         self.requests, self.instances, self.tokens, self.tags = {}, {}, {}, {}
+        self.consoles = {}
         self.volumes, self.fleets, self.templates = {}, {}, {}
         self.topics, self.queues, self.subscriptions, self.stored = set(), {}, {}, {}
         self.buckets = {}  # name -> key -> body

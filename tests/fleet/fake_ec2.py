@@ -163,6 +163,15 @@ class FakeEc2:
         answer = self._page(names, rows, "Reservations", p)
         return {**answer, "Reservations": [{"Instances": answer["Reservations"]}] if answer["Reservations"] else []}
 
+    def _describe_instance_status(self, p):
+        self._known(self.instances, p["InstanceIds"], "describe_instance_status", "InvalidInstanceID.NotFound")
+        fine = {"SystemStatus": {"Status": "ok"}, "InstanceStatus": {"Status": "ok"}}
+        return {"InstanceStatuses": [{"InstanceId": key, **fine} for key in p["InstanceIds"]]}
+
+    def _get_console_output(self, p):
+        self._known(self.instances, [p["InstanceId"]], "get_console_output", "InvalidInstanceID.NotFound")
+        return {"InstanceId": p["InstanceId"], "Output": self.consoles.get(p["InstanceId"], "")}
+
     def _describe_volumes(self, p):
         keys = self._chosen(self.volumes, p.get("VolumeIds"), "describe_volumes", "InvalidVolume.NotFound")
         rows = [{"VolumeId": key, "State": "in-use" if self.volumes[key]["instance"] else "available", "Size": 8,

@@ -80,7 +80,7 @@ async def test_what_there_is_no_capacity_for_is_told_and_nothing_is_left(session
 
 def listing_often(monkeypatch):
     for name in ("EARLY_SECONDS", "LISTING_SECONDS"):
-        monkeypatch.setattr(f"fleetctl.launch.{name}", 0.05)
+        monkeypatch.setattr(f"fleetctl.listing.{name}", 0.05)
 
 
 @pytest.mark.cloud

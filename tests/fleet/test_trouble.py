@@ -8,7 +8,7 @@ import pytest
 from fake_aws import REQUEST, FakeAws, Held, nothing, refusal
 
 import fleetctl
-from fleetctl import bring_up_one_spot, bring_up_spots, ending, launch, teardown, teardown_all
+from fleetctl import bring_up_one_spot, bring_up_spots, ending, listing, teardown, teardown_all
 from fleetctl.errors import (
     AwsError,
     ChannelSilent,
@@ -21,7 +21,7 @@ from fleetctl.errors import (
     StillBilling,
     Throttled,
 )
-from fleetctl.lifecycle import LaunchState, MachineState
+from fleetctl.lifecycle import Core, LaunchState, MachineState
 from fleetctl.messages import Phase
 
 
@@ -41,7 +41,7 @@ def failing(cloud, operation, kind, *, times=10**6, applied=False, code="Broken"
 def impatient(monkeypatch):
     """Pauses before another try take no time."""
     monkeypatch.setattr(fleetctl.ec2, "PAUSES", (0.001,) * 5)
-    monkeypatch.setattr(launch, "PATIENCE", (0.0, 0.001))
+    monkeypatch.setattr(listing, "PATIENCE", (0.0, 0.001))
 
 
 def until(session, holds):
@@ -240,7 +240,7 @@ def test_a_fault_of_this_program_ends_the_launch_and_is_its_error(fake_session, 
 def test_a_fault_in_a_timer_ends_the_launch_too(fake_session, monkeypatch):
     cloud = FakeAws(phase=None)
     session = fake_session(cloud)
-    monkeypatch.setattr(launch.Core, "_deadline", lambda *_: 1 / 0)
+    monkeypatch.setattr(Core, "_deadline", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         bring_up_spots(REQUEST, 1, "true", minutes=0.002, session=session).result(10)
     assert cloud.alive() == set()
