@@ -4,8 +4,9 @@
     python benchmarks/soak.py --seconds 10 --seed 1 --no-recovery     # the control: without recovery some must be lost
 
 What dies: workers, whole hosts (a supervisor with its workers), the distributor, the server (restarted from its append-only file), all
-connections; workers stand still for a moment; and workers die by themselves at failpoints: before a script is sent, on its way, before
-its reply is used. Prints one JSON object. Executions are counted in a file, outside the grid.
+connections; workers stand still for a moment; workers die by themselves at failpoints: before a script is sent, on its way, before its
+reply is used; and a second client dies in the midst of its maps, and its next life goes on under its name (soak_client.py). Prints one
+JSON object. Executions are counted in a file, outside the grid.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import soak_calls  # noqa: E402  (from this directory, here and on the workers)
+import soak_client  # noqa: E402
 
 from gridworker import Grid, GridError  # noqa: E402
 from gridworker.answers import Answer  # noqa: E402
@@ -36,7 +38,7 @@ from gridworker.server import Server  # noqa: E402
 HOSTS, WORKERS = 2, 2
 OUTSTANDING = 60            # root calls that are waited for at a time
 PATIENCE = 90.0             # seconds for the last results, after the last kill
-KINDS = {"worker": 8, "connections": 3, "stand still": 3, "host": 2, "distributor": 2, "server": 1}     # with their weights
+KINDS = {"worker": 8, "connections": 3, "stand still": 3, "client": 3, "host": 2, "distributor": 2, "server": 1}     # with their weights
 
 
 class Soak:
@@ -54,6 +56,9 @@ class Soak:
         self.hosts: list[subprocess.Popen[bytes]] = []
         self.distributor: subprocess.Popen[bytes] | None = None
         self.stopped: list[int] = []
+        self.client: subprocess.Popen[bytes] | None = None         # the one that is killed
+        self.broken = 0                     # lives of its that ended by themselves, with an error
+        self.journal, self.stop = directory / "journal", directory / "stop"
 
     def __repr__(self) -> str:
         return f"<Soak seed={self.seed} kills={sum(self.kills.values())}>"
@@ -69,6 +74,12 @@ class Soak:
     def _start_host(self) -> None:
         self.hosts.append(self._start("--worker", str(WORKERS)))
 
+    def _start_client(self) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "GRIDWORKER_SECRET_FILE": str(self.secret),
+                       "SOAK_JOURNAL": str(self.journal), "SOAK_NOTES": str(self.noted), "SOAK_STOP": str(self.stop),
+                       "SOAK_SOCKET": self.server.address.path}
+        self.client = subprocess.Popen([sys.executable, str(HERE / "soak_client.py")], env=environment)
+
     def run(self) -> dict[str, Any]:
         """The figures of the run."""
         key = os.urandom(32).hex()
@@ -78,13 +89,15 @@ class Soak:
             for _ in range(HOSTS):
                 self._start_host()
             self.distributor = self._start("--distributor", "pool", "--helper", "100")
+            if self.recovery:
+                self._start_client()
             try:
                 with Grid.connect(server.url, password=server.password, key=key, namespace="soak") as grid:
                     return self._count(*self._fire(grid))
             finally:
                 for pid in self.stopped:
                     _signal(pid, signal.SIGCONT)
-                for process in [*self.hosts, self.distributor]:
+                for process in [*self.hosts, self.distributor, *([self.client] if self.client else [])]:
                     process.kill()
                     process.wait()
 
@@ -112,6 +125,12 @@ class Soak:
                 asked[number][1].result(max(0.01, deadline - time.monotonic()))
             except (TimeoutError, GridError):
                 continue
+        if self.client is not None:
+            self.stop.touch()
+            try:
+                self.broken += self.client.wait(max(0.01, deadline - time.monotonic())) != 0
+            except subprocess.TimeoutExpired:       # what is missing in its journal counts as lost
+                print("the client that was killed is not done", file=sys.stderr)
         return asked, time.monotonic() - began
 
     def _kill(self) -> None:
@@ -155,8 +174,14 @@ class Soak:
         _signal(pid, signal.SIGSTOP)
 
     def _kill_process(self, kind: str, workers: dict[bytes, Any], owned: dict[bytes, int]) -> int:
-        process = self.distributor if kind == "distributor" else self.dice.choice(self.hosts)
-        assert process is not None
+        process = {"distributor": self.distributor, "client": self.client}.get(kind) or self.dice.choice(self.hosts)
+        if kind == "client":
+            self.broken += process.poll() is not None
+            process.kill()
+            process.wait()
+            hit = len(soak_client.Journal(self.journal).open())
+            self._start_client()
+            return hit
         children = set(_children(process.pid))
         hit = sum(owned[node] for node, about in workers.items() if about["pid"] in children)
         process.kill()
@@ -169,7 +194,7 @@ class Soak:
         return hit
 
     def _count(self, asked: dict[str, tuple[int, Answer[Any]]], seconds: float) -> dict[str, Any]:
-        lost = wrong = failed = 0
+        lost, wrong, failed = 0, 0, self.broken
         for number, (level, answer) in asked.items():
             if not answer.done():
                 lost += 1
@@ -179,12 +204,18 @@ class Soak:
             except GridError as error:
                 print(f"{number}: {error}", file=sys.stderr)
                 failed += 1
+        journal = soak_client.Journal(self.journal)
+        for number in journal.asked:
+            calls, values = soak_client.calls_of(number), journal.values.get(number)
+            lost += len(calls) if values is None else 0
+            wrong += values is not None and values != [soak_calls.value(*call) for call in calls]
         executed = Counter(self.noted.read_text().split())
         deaths = [line.split() for line in self.deaths.read_text().splitlines()] if self.deaths.exists() else []
         points = Counter(f"{words[0]} {words[1]}" for words in deaths)
         return {"seed": self.seed, "recovery": self.recovery, "seconds": round(seconds, 1), "kills": sum(self.kills.values()) + len(deaths),
                 "kills that hit owned work": self.on_owned + sum(words[2] != "0" for words in deaths), "calls": len(executed),
-                "asked by the client": len(asked), "lost": lost, "wrong": wrong, "failed": failed,
+                "asked by the client": len(asked), "asked by the killed client": soak_client.CALLS * len(journal.asked),
+                "of these delivered to its next life": journal.taken, "lost": lost, "wrong": wrong, "failed": failed,
                 "run twice": sum(executed.values()) - len(executed),
                 "run twice in %": round(100 * (sum(executed.values()) / max(1, len(executed)) - 1), 2),
                 "killed": dict(self.kills), "failpoints": dict(points)}

@@ -19,6 +19,9 @@ T_co = TypeVar("T_co", covariant=True)
 class Nothing:
     """Awaitable at once: what `Grid.close()` returns."""
 
+    def __repr__(self) -> str:
+        return "closed"
+
     def __await__(self) -> Generator[Any, None, None]:
         return
         yield

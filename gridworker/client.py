@@ -22,7 +22,7 @@ from .answers import Nothing
 from .embedded import embed
 from .errors import GridClosed, GridError, GridUnreachable
 from .here import enter, leave
-from .keeping import Keeping, check_nodes
+from .keeping import Keeping
 from .keys import Keys, checked
 from .limits import HEARD_MOST
 from .looking import Looking
@@ -357,7 +357,7 @@ class Grid(Verbs, Looking, Keeping):
                 self._bell.connect()
                 self._commands.connect()
                 if not self._connected.is_set():
-                    check_nodes(self._commands.call("HVALS", self.keys.nodes))
+                    self._first_look()
                 self._commands.call("SCRIPT", "LOAD", self._submit.text)
                 self._blobs.supply_again()
                 self._reading.attach({self._bell.fileno(): self._hear, self._commands.fileno(): self._acknowledge})

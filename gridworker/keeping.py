@@ -85,6 +85,14 @@ class Keeping:
         self._big: list[bytes] = []                     # results that have arrived and whose parts have not
         self._disk = Disk(self._commands.another(f"disk:{self.name}"), self.keys, self.name)
 
+    def _first_look(self) -> None:
+        """On its first connection, before anybody uses it, and without the lock: who is there, and what has arrived under its name."""
+        check_nodes(self._commands.call("HVALS", self.keys.nodes))
+        while self._strangers is not None and (messages := self._commands.call("LPOP", self.keys.inbox(self.name), 1000)):
+            with self._lock:
+                for message in messages:
+                    self._arrived(message)
+
     def _forget_connection(self) -> None:
         self._stored.clear()
 

@@ -74,6 +74,18 @@ def headline(status: Status) -> str:
             f"{sum(status.executed.values()):,} executed · {failed:,} failed · oldest {seconds(oldest) or 'none'}{at_home}")
 
 
+def narrowed(widths: list[int], room: int) -> list[int]:
+    """Widths of columns that may be cut, so that they fit: the widest give way first, down to 8.
+
+    >>> narrowed([28, 4, 15], 30)
+    [13, 4, 13]
+    """
+    widths = list(widths)
+    while sum(widths) > room and max(widths) > 8:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
 def view(status: Status, title: str, width: int, height: int | None = None) -> RenderableType:
     """The picture for a terminal of that size: narrow ones lose the columns that are least missed."""
     from rich.console import Group
@@ -83,19 +95,23 @@ def view(status: Status, title: str, width: int, height: int | None = None) -> R
     narrow = {"host", "parked", "run at home", "pool"} if width < 100 else set()
     rows = node_rows(status)
     pools = pool_rows(status)
-    room = len(rows) if height is None else max(1, height - len(pools) - 9)
+    most_rows = len(rows) if height is None else max(1, height - len(pools) - 9)
     parts: list[RenderableType] = [Text(title, style="bold"), Text(headline(status))]
-    for names, shown, hide in ((_POOL, pools, narrow - {"pool"}), (_NODE, rows[:room], narrow)):
+    for names, shown, hide in ((_POOL, pools, narrow - {"pool"}), (_NODE, rows[:most_rows], narrow)):
         table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
         kept = [number for number, name in enumerate(names) if name not in hide]
+        natural = {number: max(map(len, (names[number], *(row[number] for row in shown)))) for number in kept}
+        words = [number for number in kept if names[number] in ("pool", "node", "host")]        # numbers and headings are never cut
+        room = width - 2 * len(kept) - sum(natural[number] for number in kept if number not in words)
+        most = dict(zip(words, narrowed([natural[number] for number in words], room), strict=True))
         for number in kept:
-            table.add_column(names[number], justify="left" if names[number] in ("pool", "node", "host") else "right", no_wrap=True,
-                             overflow="ellipsis")
+            table.add_column(names[number], justify="left" if number in words else "right", no_wrap=True, overflow="ellipsis",
+                             max_width=most.get(number))
         for row in shown:
             table.add_row(*(row[number] for number in kept))
         parts += [Text(""), table]
-    if len(rows) > room:
-        parts.append(Text(f"and {len(rows) - room} more", style="dim"))
+    if len(rows) > most_rows:
+        parts.append(Text(f"and {len(rows) - most_rows} more", style="dim"))
     return Group(*parts)
 
 

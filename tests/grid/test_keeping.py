@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import grid_calls as calls
 import pytest
@@ -15,9 +14,6 @@ from gridworker.messages import item
 from gridworker.server import Server
 from gridworker.store import Connection, Script
 from gridworker.waits import Wait, Waits
-
-if TYPE_CHECKING:
-    from gridworker.answers import Answer
 
 HOUR_MS = 3_600_000
 
@@ -159,11 +155,18 @@ def test_results_of_a_dead_process_are_collected_under_its_name(lab: Lab) -> Non
     until(lambda: connection.call("LLEN", lab.keys.inbox("c.me")) == 5, "the results to lie there")
     connection.close()
     again = lab.client(name="me")
-    got: dict[str, Answer[Any]] = {}
-    until(lambda: got.update(again.collect()) or len(got) == 5, "all of them to be collected")
+    got = again.collect()
     assert [got[call].result(10) for call in asked] == list(range(1, 6))
     assert again.collect() == {}
     assert [answer.result(10) for answer in lab.client().collect(asked).values()] == list(range(1, 6))     # by id, from anywhere
+
+
+def test_all_that_has_arrived_under_a_name_is_collected_at_once(lab: Lab, connection: Connection) -> None:
+    for call in ids(2500):
+        connection.call("RPUSH", lab.keys.inbox("c.me"), f"R{call}value")
+    grid = lab.client(name="me")
+    assert set(grid.collect()) == set(ids(2500))
+    assert grid.collect() == {}
 
 
 def test_calls_are_collected_by_id_whatever_has_become_of_them(lab: Lab, connection: Connection) -> None:

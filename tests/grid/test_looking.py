@@ -114,6 +114,20 @@ def test_top_fits_its_terminal_and_shows_what_matters(width: int) -> None:
     assert ("parked" in text) == (width == 120)
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_headings_are_whole_however_long_the_names_are(width: int) -> None:
+    long = "machines-in-the-basement-of-the-other-building"
+    nodes = {f"{long}.{name}": {**node, "pool": long} for name, node in BUSY.nodes.items()}
+    status = Status(nodes, BUSY.executed, {**BUSY.pools, long: BUSY.pools["root"]})
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(view(status, "grid", width, 30))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    headings = [line for line in lines if line.startswith(("pool ", "node "))]
+    assert len(headings) == 2 and not any("…" in line for line in headings)
+    assert any("machines-i" in line and "…" in line for line in lines)
+
+
 def test_linked_pools_stand_below_their_parents() -> None:
     assert [row[0] for row in pool_rows(BUSY)] == ["root", "  pool"]
 

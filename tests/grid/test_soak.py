@@ -28,6 +28,7 @@ def test_under_fire_each_call_has_exactly_one_result_and_it_is_right() -> None:
     run = figures("soak.py", "--seconds", "5", "--seed", str(seed))
     assert run["lost"] == run["wrong"] == run["failed"] == run["status"] == 0, run
     assert run["kills that hit owned work"] > 0
+    assert run["asked by the killed client"] > 0
     assert run["calls"] > 100
 
 
