@@ -6,11 +6,16 @@ It runs on a private local cloud of its own, which is gone afterwards unless it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import shutil
+import statistics
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from rich.console import Console
 from rich.table import Table
@@ -18,20 +23,23 @@ from rich.table import Table
 import gridworker
 from gridworker.bogosity import bogosity, without_nodes
 
-from . import bundle, profiles
+from . import bundle, commands, profiles
 from .bundle import Bundle
 from .errors import FleetError
 from .grid import bring_up_grid
 from .handle import Launch
+from .launch import Conductor
 from .profiles import local_cloud
 from .session import Session
-from .spot import teardown_all
+from .spot import bring_up_spots, teardown_all
 
 REQUEST: dict[str, Any] = {  # a plain RequestSpotInstances dictionary; the profile fills in image, key, role and group
     "SpotPrice": "0.01",
     "LaunchSpecification": {"InstanceType": "t3.micro", "NetworkInterfaces": [{"DeviceIndex": 0}]},
 }
 ALL_LOGS = 1_000_000
+COMPARED = 8  # machines that come up from the image alone, to be compared with those from the bundle
+LOOK_SECONDS = 0.005  # for launches that have begun
 KEPT = """kept. To look at it:
   export FLEETCTL_HOME={home}
   fleetctl ls
@@ -68,32 +76,77 @@ async def _main(
     began = time.monotonic()
     console.print(f"bringing up a server, a distributor and {workers} workers …")
     server = {"itype": "m3.medium", "price": 0.05}
-    grid = await bring_up_grid(REQUEST, workers, each=1, server=server, distributors=1, log="debug", subnet="private", bundle=made,
-                               session=session)  # fmt: skip
-    up_seconds = time.monotonic() - began
+    async with _timed(session) as ready:
+        grid = await bring_up_grid(REQUEST, workers, each=1, server=server, distributors=1, log="debug", subnet="private", bundle=made,
+                                   session=session)  # fmt: skip
+        up_seconds = time.monotonic() - began
+        boots = {_from(made): ready[grid.launches[-1].uuid]}
     up = 2 + len(grid.machines.succeeded)
     console.print(f"{up} machines up in {up_seconds:.1f} s, ${session.cost().per_hour:.4f} an hour", highlight=False)
 
     console.print(f"asking the grid for {jobs} jobs of level {reclevel} …")
     calls = [(bogosity, 1, number, reclevel, jobs, f"demo {time.time_ns()}") for number in range(jobs)]
     calls = [(*call[:-1], calls[0][-1]) for call in calls]  # one tag for all, so that equal calls are shared
+    gc.collect()  # what the bring-up has left; in the middle of the jobs this tenth of a second would be counted as theirs
     began = time.monotonic()
     results = await grid.requests(calls)
     seconds = time.monotonic() - began
     _compare(calls, results)
 
     executed = grid.status().executed
+    log_lines = len(grid.logs("debug", last=ALL_LOGS))
+    if made is not None and not keep:
+        few = min(workers, COMPARED)
+        console.print(f"bringing up {few} workers from the image, to compare …")
+        async with _timed(session) as ready:
+            launch = bring_up_spots(REQUEST, few, commands.worker(1, "pool", grid.server), subnet="private", session=session)
+            await launch
+            boots["image"] = ready[launch.uuid]
     report: dict[str, Any] = {
-        "machines": {"wanted": workers + 2, "up": up, "seconds": round(up_seconds, 3), **_origin(made)},
+        "machines": {"wanted": workers + 2, "up": up, "seconds": round(up_seconds, 3), **_origin(made),
+                     "boot": {source: _spread(seconds) for source, seconds in boots.items()}},
         "ec2_calls": _ec2_calls(session, dict(zip(("server", "distributor", "workers"), grid.launches, strict=True))),
         "jobs": _jobs(jobs, reclevel, len(results), sum(executed.values()), seconds),
         "nodes": executed,
-        "log_lines": len(grid.logs("debug", last=ALL_LOGS)),
+        "log_lines": log_lines,
     }
     receipt = None if keep else await teardown_all(session=session)
     if receipt is not None:
         console.print(receipt.table())
     return {**report, "cost": session.cost().as_dict(), "receipt": receipt and receipt.as_dict()}
+
+
+@contextlib.asynccontextmanager
+async def _timed(session: Session) -> AsyncIterator[dict[UUID, list[float]]]:
+    """For each launch that begins meanwhile, the seconds after which each of its machines was known to be ready."""
+    known = {conductor.uuid for conductor in session.launches}
+    timed: dict[UUID, list[float]] = {}
+
+    def watch(conductor: Conductor) -> None:
+        began, seconds = time.monotonic(), timed.setdefault(conductor.uuid, [])
+
+        def tell() -> None:
+            seconds.extend(time.monotonic() - began for _ in conductor.arrived[len(seconds) :])
+
+        conductor.watchers.append(tell)
+
+    async def look() -> None:
+        while True:
+            for conductor in session.launches:
+                if conductor.uuid not in known:
+                    known.add(conductor.uuid)
+                    watch(conductor)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield timed
+    finally:
+        looking.cancel()
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    return {"median": round(statistics.median(seconds), 3), "slowest": round(max(seconds), 3)}
 
 
 def _bundle(session: Session, console: Console) -> Bundle:
@@ -106,7 +159,11 @@ def _bundle(session: Session, console: Console) -> Bundle:
 
 def _origin(made: Bundle | None) -> dict[str, Any]:
     """What nodes run from."""
-    return {"from": "image"} if made is None else {"from": "bundle", "bundle": made.name, "bundle_bytes": made.size}
+    return {"from": _from(made), **({} if made is None else {"bundle": made.name, "bundle_bytes": made.size})}
+
+
+def _from(made: Bundle | None) -> str:
+    return "image" if made is None else "bundle"
 
 
 def _compare(calls: list[tuple[Any, ...]], results: list[str]) -> None:
@@ -148,6 +205,8 @@ def summary(report: dict[str, Any]) -> Table:
     nodes = sorted(report["nodes"].values())
     table = Table("what", "result", title="summary", title_justify="left", show_header=False)
     table.add_row("machines", f"{machines['up']} of {machines['wanted']} up in {machines['seconds']:.1f} s, from the {machines['from']}")
+    boots = (f"{one['median']:.1f} s from the {source}, the slowest {one['slowest']:.1f} s" for source, one in machines["boot"].items())
+    table.add_row("a worker", f"ready after {'; '.join(boots)}")
     table.add_row("EC2 calls", ", ".join(f"{name} {count}" for name, count in report["ec2_calls"].items()))
     table.add_row("jobs", f"{jobs['done']} done in {jobs['seconds']:.3f} s: {jobs['ms_per_job']} ms a job, {jobs['ms_per_call']} ms a call")
     table.add_row("calls", f"{jobs['asked']} asked, {jobs['distinct']} distinct, {jobs['executed']} executed")

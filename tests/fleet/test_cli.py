@@ -47,6 +47,8 @@ def test_the_demo_prints_one_json_object_and_leaves_nothing(fleetctl, place):
     assert list(report) == ["machines", "ec2_calls", "jobs", "nodes", "log_lines", "cost", "receipt"]
     assert {name: report["machines"][name] for name in ("wanted", "up")} == {"wanted": 4, "up": 4}
     assert report["machines"]["from"] == "bundle" and len(report["machines"]["bundle"]) == 64
+    boot = report["machines"]["boot"]
+    assert set(boot) == {"bundle", "image"} and all(0 < one["median"] <= one["slowest"] for one in boot.values())
     assert set(report["ec2_calls"]) == {"server", "distributor", "workers"}
     waits = report["machines"]["seconds"] // 30
     assert all(0 < count <= 6 + waits for count in report["ec2_calls"].values()), report["ec2_calls"]
@@ -63,7 +65,7 @@ def test_the_demo_prints_one_json_object_and_leaves_nothing(fleetctl, place):
     assert report["receipt"]["remaining"] == []
     found = [line["thing"] for line in report["receipt"]["found"]]
     assert {thing: found.count(thing) for thing in set(found)} == {
-        "spot request": 4, "instance": 4, "topic": 1, "queue": 1, "subscription": 1, "parameter": 1, "bucket": 1
+        "spot request": 6, "instance": 6, "topic": 1, "queue": 1, "subscription": 1, "parameter": 1, "bucket": 1
     }
     assert "Traceback" not in done.stderr
     assert list(place.iterdir()) == []
