@@ -16,13 +16,15 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from .command import Command
 from .errors import MachineError, RequestInvalid
 from .link import Link
+from .messages import BadMessage, Report, decode
 
 SECONDS = 60.0  # how long a lock outlives its holder
+LOOK_SECONDS = 20.0  # for the answer of a machine that is asked where it is
 WAIT_SECONDS = 0.5  # between looks at a lock that another one holds
 _RENEW = 3  # times in its length
 _TAKEN = 75  # the exit code of a lock that another one holds (EX_TEMPFAIL)
@@ -44,6 +46,11 @@ read -r end owner <"$f"
 fi
 echo "$((now + SECONDS_)) $OWNER" >"$d/.lock" && mv "$d/.lock" "$f\""""
 _LEAVE = _PLACE + 'f=$d/lock.$NAME; [ -s "$f" ] && { read -r end owner <"$f"; [ "$owner" != "$OWNER" ] || rm "$f"; } || :'
+
+
+# The boot script keeps its last report there; while it writes the next one the file is empty for a moment.
+_REPORT = """for d in "${FLEETCTL_STATE_DIR:-/var/lib/fleetctl}" "$HOME/.fleetctl"; do
+[ ! -s "$d/$LAUNCH/report" ] || { cat "$d/$LAUNCH/report"; exit; }; done"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,18 @@ async def events(link: Link) -> dict[str, Event]:
     done = (await link.run(Command(_EVENTS))).check()
     parts = (line.split(" ", 2) for line in done.stdout.splitlines())
     return {name: Event(name, datetime.fromtimestamp(int(at), UTC), text.strip()) for name, at, text in parts}
+
+
+async def report(link: Link, launch: UUID, machine: str) -> Report:
+    """The report that the machine's boot script would send now. Raises MachineError."""
+    done = (await link.run(Command(_REPORT, env={"LAUNCH": str(launch)}, timeout=LOOK_SECONDS))).check()
+    try:
+        found = decode(done.stdout)
+    except BadMessage:
+        found = None
+    if not isinstance(found, Report) or (found.launch, found.instance) != (launch, machine):
+        raise MachineError(f"on {machine} stands no report of launch {launch}", todo="look at its log; it may be just beginning")
+    return found
 
 
 @contextlib.asynccontextmanager

@@ -105,9 +105,9 @@ class Conductor:
         self._plan = Plan(wanted, len(self._offers))
         self.call: ec2.Call = functools.partial(desk.call, launch=str(self.uuid))
         self.ready = ready
-        self.core = Core(wanted, minimum, proving=ready != REPORTED)
+        self.core = Core(wanted, minimum, proving=ready.proved)
         self.listing = Listing(self.core, self._list, waits=self._shape.waits)
-        self.prover = Prover(ready, self) if self.core.proving else None
+        self.prover = Prover(ready, self) if ready != REPORTED else None
         self.pools_asked = Asking(self.call, f"launch {self.uuid}", order.deadline, lambda: self.core.state in SETTLED)
         self.began, self.deadline = order.began, order.deadline
         self.settled_at: float | None = None

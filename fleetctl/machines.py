@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
 
-from . import ec2, images
+from . import ec2, holding, images
 from .cost import Span
 from .diagnosis import Row, outside
 from .errors import FleetError, MachineError
@@ -18,6 +18,7 @@ from .outcomes import AT_ONCE
 
 if TYPE_CHECKING:
     from .futures import Pending
+    from .messages import Report
     from .outcomes import Outcomes
 
 T = TypeVar("T")
@@ -59,6 +60,9 @@ class Home(Base, Protocol):
     @property
     def region(self) -> str:
         """Where its machines are."""
+
+    def heard(self, report: Report) -> None:
+        """A machine has told where it is, past the channel."""
 
 
 class Machine(Hands, Mapping[str, Any]):
@@ -168,6 +172,20 @@ class Machine(Hands, Mapping[str, Any]):
         Without it, what a mapping's `get` gives: an item, or the default. Raises MachineError.
         """
         return super().get(name, default) if to is None else self._fetch(name, to)
+
+    def look(self) -> Pending[MachineState]:
+        """Ask the machine itself where it is, over SSH. Its launch hears of it too, as of a report, so `state` follows.
+
+        Raises MachineError where it cannot be reached, or has no such word of its boot script.
+        """
+        return self.home.submit(self._look(), f"look at {self.called}")
+
+    async def _look(self) -> MachineState:
+        if (last := self._slot.report) is None:
+            raise MachineError(f"{self!r} has not reported, so its address and host key are not known", todo="wait for its launch")
+        report = await holding.report(self.link(), last.launch, last.instance)
+        self.home.heard(report)
+        return MachineState(report.present)
 
     def image(self, name: str, *, reboot: bool = True, recipe: str = "",
               told: images.Told = lambda what: None) -> Pending[images.Image]:  # fmt: skip

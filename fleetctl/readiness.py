@@ -24,10 +24,11 @@ from .command import Command, command
 from .errors import RequestInvalid
 from .messages import BadMessage, Phase, Report, decode
 
-__all__ = ["REPORTED", "Case", "Examined", "Known", "Ready", "Step", "found_out", "pause", "readiness"]
+__all__ = ["REPORTED", "TOLD", "Case", "Examined", "Known", "Ready", "Step", "found_out", "pause", "readiness"]
 
 LOOKS = (5.0, 5.0, 10.0, 10.0, 30.0)  # seconds before each look at EC2's states; the last repeats
 CONSOLES = (20.0, 20.0, 30.0, 60.0)  # before each look at a console, from when it was seen running: reports mostly come first
+FORMER_CONSOLES = (0.0, 20.0, 30.0, 60.0)  # where it has been running since before this process was
 TRIES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)  # before each try over SSH
 WORDS = ("reported", "ssh", "running")
 NO_OP = Command("true", timeout=20.0)
@@ -39,17 +40,22 @@ _KEY = re.compile(r"\b(ssh-ed25519 [A-Za-z0-9+/=]{16,2048})")
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What makes a machine ready: "reported" (it says that its commands are up), "running" (EC2 says so), "ssh", or "command": `proof`
-    exits 0 over SSH."""
+    """What makes a machine ready: "reported" (it says that its commands are up), "told" (it says so when it is asked, too), "running" (EC2
+    says so), "ssh", or "command": `proof` exits 0 over SSH."""
 
     word: str = "reported"
     proof: Command | None = None
+
+    @property
+    def proved(self) -> bool:
+        """Whether it is seen from outside, and what the machine says does not count."""
+        return self.word not in ("reported", "told")
 
     def __str__(self) -> str:
         return f"{self.proof.text[:60]!r} exits 0 over SSH" if self.word == "command" and self.proof else self.word
 
 
-REPORTED = Ready()
+REPORTED, TOLD = Ready(), Ready("told")  # of machines that another process has launched nobody knows whether they will speak soon
 
 
 def readiness(said: str | Command) -> Ready:
@@ -95,7 +101,8 @@ class Case:
             return Step.PROVED, now
         if keyed:
             return Step.TRY, self.last + pause(TRIES, self.tries)
-        return Step.CONSOLE, (self.last or self.running) + pause(CONSOLES, self.consoles)
+        pauses = FORMER_CONSOLES if ready.word == "told" else CONSOLES
+        return Step.CONSOLE, (self.last or self.running) + pause(pauses, self.consoles)
 
 
 def pause(pauses: Sequence[float], number: int) -> float:

@@ -28,6 +28,7 @@ from .machines import Machines
 from .notify import Wire
 from .order import Order
 from .profiles import state_home
+from .readiness import TOLD
 from .replacing import Replacing
 from .session import LEDGERS, Session, offer
 
@@ -47,7 +48,7 @@ class Resumed(Conductor):
         hours = ((past.end or past.at) - past.at) / 3600
         order = Order(UUID(past.launch), session.id, past.request, UNTOLD, past.wanted, past.at, time.time() + seconds, hours=hours,
                       fuse_object=past.fuse_object)  # fmt: skip
-        super().__init__(session, order, minimum=0)
+        super().__init__(session, order, minimum=0, ready=TOLD)
         self.began, self.lifetime, self.core.keeps = time.time(), lifetime, True
         self._session, self._past, self._secret, self._seconds = session, past, secret, seconds
         if policy is None and past.policy == FUNCTION:
@@ -95,11 +96,12 @@ def attach(
 ) -> Launch[Machines]:  # fmt: skip
     """Go on with a launch whose process is gone. `launch` is its id, or at least the first eight characters of that.
 
-    Returns at once; resolves to its `Machines` when all that still live have reported, as they do every five minutes at least, or after
-    `minutes` with those that have. The whole session is taken over: `launch.session.launches` are all its launches, and what they cost from
-    their machines' beginning on counts against `budget` (USD); machines that had ended before are not in it. It becomes the default session
-    where none is connected. With `lifetime="fuse"` its machines stay when this process ends, with "session" they end with it.
-    `on_interruption` is as `bring_up_spots` was told, unless another is given; a function is not kept, and a warning says so.
+    Returns at once; resolves to its `Machines` when all that still live have told where they are, or after `minutes` with those that
+    have. What is silent for seconds is asked over SSH: its report stands on the machine, and its host key on its console. The whole
+    session is taken over: `launch.session.launches` are all its launches, and what they cost from their machines' beginning on counts
+    against `budget` (USD); machines that had ended before are not in it. It becomes the default session where none is connected. With
+    `lifetime="fuse"` its machines stay when this process ends, with "session" they end with it. `on_interruption` is as `bring_up_spots`
+    was told, unless another is given; a function is not kept, and a warning says so.
 
     Raises FleetError where no ledger knows the launch, its session lives or has ended; RequestInvalid, LedgerError, ProfileError.
     """

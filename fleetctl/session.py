@@ -43,6 +43,7 @@ from .launch import Conductor
 from .ledger import Ledger
 from .lifecycle import SETTLED, Ended, LaunchState
 from .link import HANDSHAKES
+from .messages import Report
 from .notify import Channel
 from .prices import Tariff
 from .profiles import Profile
@@ -109,6 +110,11 @@ class Session:
     def keep(self, close: Callable[[], Awaitable[None]]) -> None:
         """Call this when the session tears down; the latest first."""
         self._background.keep(close)
+
+    def heard(self, report: Report) -> None:
+        """A machine has told where it is, past the channel. On the session's loop."""
+        for conductor in (one for launch in self.launches for one in launch.family() if one.uuid == report.launch):
+            conductor.report(report)
 
     async def channel(self) -> Channel:
         """The session's channel, opened and probed when first asked for; all who ask meanwhile share the attempt and its failure."""
