@@ -48,9 +48,11 @@ echo "$((now + SECONDS_)) $OWNER" >"$d/.lock" && mv "$d/.lock" "$f\""""
 _LEAVE = _PLACE + 'f=$d/lock.$NAME; [ -s "$f" ] && { read -r end owner <"$f"; [ "$owner" != "$OWNER" ] || rm "$f"; } || :'
 
 
-# The boot script keeps its last report there; while it writes the next one the file is empty for a moment.
-_REPORT = """for d in "${FLEETCTL_STATE_DIR:-/var/lib/fleetctl}" "$HOME/.fleetctl"; do
-[ ! -s "$d/$LAUNCH/report" ] || { cat "$d/$LAUNCH/report"; exit; }; done"""
+# The boot script keeps its last report there; while it writes the next one the file is not whole for a moment.
+_REPORT = """for d in "${FLEETCTL_STATE_DIR:-/var/lib/fleetctl}" "$HOME/.fleetctl"; do f=$d/$LAUNCH/report
+for n in 1 2 3 4 5 6 7 8 9; do [ -f "$f" ] || break
+r=$(cat "$f"); case $r in *'}') printf %s "$r"; exit;; esac
+sleep 0.2; done; done"""
 
 
 @dataclass(frozen=True, slots=True)
