@@ -218,7 +218,7 @@ class Blobs:
         """The parts of a result are gone: so is the result. Whether its call should be asked for again; not for ever."""
         call = message[1:1 + ID].decode("ascii")
         with self._lock:
-            self._insisting(lambda: self._connection.run(Script("forget"), (), [self._keys.prefix, call, message[1 + ID:]]))
+            self._insisting(lambda: self._connection.run(Script("forget"), (), [self._keys.prefix, call, message]))
         self._asked_again[call] = count = self._asked_again.get(call, 0) + 1
         return count <= AGAIN_MOST
 

@@ -39,28 +39,26 @@ class Steps:
                        keys.volunteers(pool), keys.helpers(pool), keys.executed)
         self._step, self._resync = Script("step"), Script("resync")
         self._step_full: Script | None = None           # the step of a server that is at its memory limit
-        self._completions: list[Any] = []
+        self._completions: list[bytes] = []
         self._asks: list[Any] = []
         self._asked = asked                             # all that is still waited for: (pool, parent, item)
-        self._executed = 0
         self._stored: dict[str, float] = {}             # functions by value that were stored, and when
         self._acknowledge = Script("acknowledge")
         self.before_asking_again: Callable[[], object] = bool     # stores again what those calls need that are asked for again
         self._suspect = False                           # the connection was replaced: something may not have been heard
 
     def __repr__(self) -> str:
-        return f"<Steps of {self.node.name}: {len(self._completions) // 3} done, {len(self._asks) // 3} asks, {len(self.held)} held>"
+        return f"<Steps of {self.node.name}: {len(self._completions)} done, {len(self._asks) // 3} asks, {len(self.held)} held>"
 
     @property
     def pending(self) -> bool:
         """Whether there is anything to tell."""
         return bool(self._completions or self._asks)
 
-    def complete(self, kind: str, call: str, body: bytes) -> None:
-        """A call is over: 'R' with its pickled result or 'E' with its encoded failure."""
-        self._completions += (kind, call, body)
-        self._executed += 1
-        self.held.discard(call.encode())
+    def complete(self, kind: bytes, call: bytes, body: bytes) -> None:
+        """A call is over: b"R" with its sealed result or b"E" with its sealed failure."""
+        self._completions.append(kind + call + body)
+        self.held.discard(call)
 
     def ask(self, asks: list[tuple[str, str, bytes]]) -> None:
         """Calls are wanted: (pool, parent, item)."""
@@ -88,7 +86,7 @@ class Steps:
     def _send(self, want: int, token: bytes, idle: bool, capped: bool, back: list[bytes], asks: list[Any], *, again: bool) -> Any:
         node = self.node
         arguments = [node.keys.prefix, node.incarnation, node.pool, node.name, UNHEARD_MS, FAILURE_MS, want, token, "idle" if idle else "",
-                     "1" if capped else "", "1" if again else "", len(self._completions) // 3, len(back), self._executed]
+                     "1" if capped else "", "1" if again else "", len(self._completions), len(back)]
         refused: list[bytes] = []
         try:
             reply = self.connection.run(self._step, self._fixed, arguments + self._completions + back + asks)
@@ -98,7 +96,7 @@ class Steps:
             if self._step_full is None:
                 self._step_full = Script("step", full=True)
             reply = self.connection.run(self._step_full, self._fixed, arguments + self._completions + back + asks)
-        self._completions, self._asks, self._executed = [], [], 0
+        self._completions, self._asks = [], []
         if reply == GONE:
             self.gone = True
             return [], []

@@ -323,14 +323,15 @@ class Worker:
             self._dropped(running)
             return
         try:
-            sealed = self.seal.close(b"R", running.call.encode(), body)
+            wire = running.call.encode()
+            sealed = self.seal.close(b"R", wire, body)
         except TooBig as error:
             self.fail(running, error)
             return
         self._ended += 1
         if running.trace is not None:
             self._record(running, "")
-        self.steps.complete("R", running.call, sealed)
+        self.steps.complete(b"R", wire, sealed)
         if self._debug:
             log.debug("done %s %s", running.call[:8], running.describe())
 
@@ -344,7 +345,8 @@ class Worker:
         self.tally[FAILED] += 1
         if running.trace is not None:
             self._record(running, f"{failure.type}: {failure.message}")
-        self.steps.complete("E", running.call, self.seal.close(b"E", running.call.encode(), failure.encode()))
+        wire = running.call.encode()
+        self.steps.complete(b"E", wire, self.seal.close(b"E", wire, failure.encode()))
         log.info("failed %s %s: %s: %s", running.call[:8], running.describe(), failure.type, failure.message)
 
     def _record(self, running: Running, error: str) -> None:

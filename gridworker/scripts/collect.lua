@@ -14,9 +14,9 @@ for i = 4, #ARGV do
     if not string.find(state, entry, 1, true) then redis.call('APPEND', key, entry) end
     pending = pending + 1
   elseif kind == DONE then
-    tell(client, 'R' .. id .. string.sub(state, 2))
+    tell(client, state)
   else
-    tell(client, 'E' .. id .. (state and string.sub(state, 2) or ARGV[3]))
+    tell(client, state or 'E' .. id .. ARGV[3])
   end
 end
 deliver(nil, KEYS[1])

@@ -4,7 +4,7 @@
 --
 -- The state of a call, <prefix>c:<id>, is a string:
 --   P<asker,parent><asker,parent>…   pending: everyone who wants the result, and in which call (empty: a client, in none)
---   R<pickle>                        result, kept for a time      E<pickle>   failure, kept shortly and only for who asks again
+--   R<id><pickle>                    result, kept for a time      E<id><pickle>   failure, kept shortly and only for who asks again
 -- An item is: id (32), function (8), tries (1 digit), payload. What goes into an inbox is one letter and the rest:
 --   W<item>   work, owned by the inbox's node from this moment      R<id><pickle>   E<id><pickle>   C<id><id,id,…>   a cycle
 local prefix = ARGV[1]
@@ -80,14 +80,14 @@ local function ask(id, asker, parent, again)
   if not was then return true end
   local kind = byte(was)
   if kind == DONE then
-    tell(asker, 'R' .. id .. sub(was, 2))
+    tell(asker, was)
   elseif kind == PENDING then
     if string.find(was, entry, 2, true) then return false end
     local cycle = parent ~= '' and way(parent, id)
     if cycle then tell(asker, 'C' .. id .. cycle) return false end
     call('APPEND', key, entry)
   elseif again then
-    tell(asker, 'E' .. id .. sub(was, 2))
+    tell(asker, was)
   else
     call('SET', key, 'P' .. entry)
     return true

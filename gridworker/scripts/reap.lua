@@ -21,8 +21,9 @@ for _, item in ipairs(owned) do
   if state and string.byte(state) == PENDING then
     local tries = tonumber(string.sub(item, 41, 41)) + (dead and (culprit == '' or culprit == id) and 1 or 0)
     if tries >= allowed then
-      redis.call('SET', key, 'E' .. ARGV[7], 'PX', ARGV[6])
-      answer(state, 'E' .. id .. ARGV[7])
+      local outcome = 'E' .. id .. ARGV[7]
+      redis.call('SET', key, outcome, 'PX', ARGV[6])
+      answer(state, outcome)
       given_up = given_up + 1
     else
       back[#back + 1] = string.sub(item, 1, 40) .. tries .. string.sub(item, 42)

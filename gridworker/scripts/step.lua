@@ -5,36 +5,37 @@
 -- arguments  1 prefix   2 incarnation   3 pool   4 name   5 ms that a result is kept   6 ms that a failure is kept
 --            7 how many items it wants at most   8 the function of which it wants several; of any other it takes one
 --            9 'idle' if it will wait for its bell   10 '1' if at its cap of parked calls: takes no fresh call
---            11 '1' if it asks again   12 number of completions   13 number of items given back   14 calls executed since the last step
---            then completions: 'R' or 'E', id, pickle; items given back; then asks: pool ('' is its own queue), parent, item
+--            11 '1' if it asks again   12 number of completions   13 number of items given back
+--            then completions: outcomes, as inboxes have them; items given back; then asks: pool ('' is its own queue), parent, item
 -- reply      {messages, items}; or 'gone' if the grid has given this incarnation up (its successes have counted nevertheless)
 -- repeated   completions, asks and what is given back change nothing the second time; it may take more work: what it owns it finds with resync
 local me, pool = ARGV[2], ARGV[3]
 local want, token, idle, capped, again = tonumber(ARGV[7]), ARGV[8], ARGV[9] == 'idle', ARGV[10] == '1', ARGV[11] == '1'
 local completions, returned = tonumber(ARGV[12]), tonumber(ARGV[13])
 local alive = call('HEXISTS', KEYS[1], me) == 1
-local at, finished, shared = 15, {}, {}
+local at, finished, shared = 14, {}, {}
 
-for _ = 1, completions do
-  local kind, id, body = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local key, was = prefix .. 'c:' .. id, nil
-  if kind == 'R' then           -- a success counts whoever owns the call now
-    was = call('SET', key, 'R' .. body, 'PX', ARGV[5], 'GET')
+for i = 1, completions do
+  local outcome, was = ARGV[at], nil
+  local success, id = byte(outcome) == DONE, sub(outcome, 2, 33)
+  local key = prefix .. 'c:' .. id
+  if success then               -- a success counts whoever owns the call now
+    was = call('SET', key, outcome, 'PX', ARGV[5], 'GET')
   elseif call('HEXISTS', KEYS[2], id) == 1 then   -- a failure only from the owner
     was = call('GET', key)
-    if was and byte(was) == PENDING then call('SET', key, 'E' .. body, 'PX', ARGV[6]) end
+    if was and byte(was) == PENDING then call('SET', key, outcome, 'PX', ARGV[6]) end
   end
-  local several = was and byte(was) == PENDING and answer(was, kind .. id .. body)
-  if several and kind == 'R' then
+  local several = was and byte(was) == PENDING and answer(was, outcome)
+  if several and success then
     shared[#shared + 1] = id
     shared[#shared + 1] = several
   end
-  finished[#finished + 1] = id
-  at = at + 3
+  finished[i] = id
+  at = at + 1
 end
 variadic('HDEL', KEYS[2], finished)
 variadic('HSET', prefix .. 'unheard', shared)   -- until the last of them has the result, see acknowledge.lua
-if ARGV[14] ~= '0' then call('HINCRBY', KEYS[10], ARGV[4], ARGV[14]) end
+if completions > 0 then call('HINCRBY', KEYS[10], ARGV[4], completions) end
 if not alive then
   deliver(nil, KEYS[1])
   return 'gone'

@@ -52,13 +52,13 @@ class Grid(RuleBasedStateMachine):
         node.register(self.connection, Script("register"))
         return node
 
-    def _step(self, node: Node, *, want: int = 0, idle: bool = False, done: tuple[Any, ...] = (), back: tuple[bytes, ...] = ()) -> Any:
+    def _step(self, node: Node, *, want: int = 0, idle: bool = False, done: bytes = b"", back: tuple[bytes, ...] = ()) -> Any:
         keys, name = self.keys, node.incarnation
         fixed = (keys.nodes, keys.owned(name), keys.mine(name), keys.inbox(name), keys.up("pool"), keys.queue("pool"), keys.busy("pool"),
                  keys.volunteers("pool"), keys.helpers("pool"), keys.executed)
         reply = self.connection.run(Script("step"), fixed, [
-            keys.prefix, name, "pool", node.name, 60000, 60000, want, "f" * 8, "idle" if idle else "", "", "", len(done) // 3, len(back),
-            len(done) // 3, *done, *back])
+            keys.prefix, name, "pool", node.name, 60000, 60000, want, "f" * 8, "idle" if idle else "", "", "", int(bool(done)), len(back),
+            *filter(None, [done]), *back])
         if reply != GONE:
             messages, items = reply
             assert all(message[:1] in (b"W", b"X") for message in messages)
@@ -88,7 +88,7 @@ class Grid(RuleBasedStateMachine):
         if self.held[node.incarnation]:
             call = self.held[node.incarnation].pop(0)[:ID].decode()
             for _ in range(1 + repeat):
-                self._step(node, done=(kind, call, b"body"))
+                self._step(node, done=f"{kind}{call}body".encode())
 
     @rule(which=st.integers(0, 2), repeat=st.booleans())
     def give_back(self, which: int, repeat: bool) -> None:
@@ -149,7 +149,7 @@ class Grid(RuleBasedStateMachine):
         """A node that was given up finishes what it had, successfully."""
         for node in self.dead:
             for late in self.held.pop(node.incarnation, []):
-                assert self._step(node, done=("R", late[:ID].decode(), b"late")) == GONE
+                assert self._step(node, done=b"R" + late[:ID] + b"late") == GONE
                 self.superfluous.add(late[:ID].decode())
         self.dead.clear()
 
