@@ -15,8 +15,8 @@ import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from . import ec2
-from .errors import AwsError, Denied, NotFound
+from . import ec2, parts
+from .errors import AwsError, Denied, Network, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ CLOSED = {"BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy"
 
 
 async def empty(call: ec2.Call, bucket: str) -> None:
-    """Delete all that is in a bucket of ours, with old versions, should somebody have switched versions on."""
+    """Delete all that is in a bucket of ours and on its way there, with old versions, should somebody have switched versions on."""
+    await parts.abort_all(call, bucket)
     while True:
         answer = await ec2.persist(call, "s3", "list_object_versions", Bucket=bucket, MaxKeys=OBJECTS)
         found = [{"Key": one["Key"], "VersionId": one["VersionId"]}
@@ -91,19 +92,30 @@ class Bucket:
         self._known.add(whole)
         return whole
 
-    async def keep(self, key: str, size: int, read: Callable[[], bytes]) -> str:
-        """Have an object there whose key follows from its content: `read`, for `size` bytes, only where it is not there. Its whole place.
+    async def keep(self, key: str, size: int, read: Callable[[int, int], bytes]) -> str:
+        """Have an object there whose key follows from its content: `read(start, length)`, only where it is not there. Its whole place.
 
-        In the profile's bucket it bears no session's mark and is in no ledger: that bucket's rules end it. Raises kinds of AwsError.
+        A large one goes in parts, which are in no ledger: all that is in a bucket of ours ends with it. In the profile's bucket it bears no
+        session's mark and is in no ledger either: that bucket's rules end it. Raises kinds of AwsError.
         """
         whole = self._common + key
         async with self._keeping:
             if whole not in self._kept and not await self._there(whole, size):
                 extra = {"ServerSideEncryption": "AES256"} if self.own else {}
-                body = await asyncio.to_thread(read)
-                await (self._call if self.own else self._again)("s3", "put_object", Bucket=self.name, Key=whole, Body=body, **extra)
+                await self._send(whole, size, read, extra)
             self._kept.add(whole)
         return self.common(key)
+
+    async def _send(self, whole: str, size: int, read: Callable[[int, int], bytes], extra: dict[str, str]) -> None:
+        if size <= parts.LARGE:
+            body = await asyncio.to_thread(read, 0, size)
+            await (self._call if self.own else self._again)("s3", "put_object", Bucket=self.name, Key=whole, Body=body, **extra)
+            return
+        try:
+            await parts.upload(self._again, self.name, whole, size, read, **extra)
+        except Network:
+            if not await self._there(whole, size):  # else it was the answer alone that was lost
+                raise
 
     async def _there(self, whole: str, size: int) -> bool:
         try:

@@ -84,11 +84,13 @@ class Bundle:
         """Everything that is in it, and what of the project is not."""
         return self._contents
 
-    def read(self) -> bytes:
-        """The file. Raises RequestInvalid where it has gone since."""
+    def read(self, start: int, length: int) -> bytes:
+        """Some of the file. Raises RequestInvalid where it has gone since."""
         try:
             os.utime(self.path)  # it is in use
-            return self.path.read_bytes()
+            with open(self.path, "rb") as file:
+                file.seek(start)
+                return file.read(length)
         except OSError as error:
             raise RequestInvalid(f"{self!r} cannot be read any more: {error}", alias="bundle", found=str(self.path),
                                  todo="build it again") from error  # fmt: skip

@@ -12,7 +12,7 @@ from importlib import metadata
 
 import pytest
 
-from fleetctl import bundle, distributions, gathering
+from fleetctl import bundle, distributions, gathering, uv
 from fleetctl.errors import RequestInvalid
 
 SITE = f"lib/python{distributions.HERE}/site-packages"
@@ -267,6 +267,39 @@ def test_a_projects_wheel_is_built_by_its_own_back_end(made, index, tmp_path):
         made(place)
 
 
+def test_a_projects_lock_says_which_versions_it_gets(made, index, tmp_path):
+    place = tmp_path / "proj"
+    (place / "src" / "tiny").mkdir(parents=True)
+    (place / "src" / "tiny" / "__init__.py").write_text("import lockedthing\nX = lockedthing.X\n")
+    (place / "pyproject.toml").write_text(textwrap.dedent(f"""
+        [project]
+        name = "tiny"
+        version = "2.5"
+        requires-python = ">=3.11"
+        dependencies = ["lockedthing"]
+        [dependency-groups]
+        dev = ["devtool"]
+        [build-system]
+        requires = ["uv_build=={metadata.version("uv")}"]
+        build-backend = "uv_build"
+    """))
+    wheel(index, "lockedthing", text="X = 'locked'\n")
+    wheel(index, "devtool")
+    uv._run(["lock", "--quiet", "--project", str(place)], "no lock", "")
+    wheel(index, "lockedthing", version="2.0", text="X = 'newer'\n")
+    found = made(place)
+    needs = {name: metadata.version(name) for name in gathering.GRIDWORKER_NEEDS}
+    assert found.contents().distributions == {"tiny": "2.5", "lockedthing": "1.0", **needs}, "as locked, and nothing for development"
+    with tarfile.open(found.path) as archive:
+        assert archive.extractfile(f"{SITE}/lockedthing.py").read() == b"X = 'locked'\n"
+    (place / "uv.lock").rename(place / "away")
+    assert made(place).contents().distributions["lockedthing"] == "2.0", "without the lock it is the newest"
+    (place / "away").rename(place / "uv.lock")
+    (place / "uv.lock").write_text("this is no lock")
+    with pytest.raises(RequestInvalid, match=r"(?s)uv\.lock cannot be read; uv says:"):
+        made(place)
+
+
 def test_without_uv_what_needs_it_says_how_to_have_it(made, project, monkeypatch):
     monkeypatch.setitem(sys.modules, "uv", None)
     monkeypatch.setenv("PATH", str(project))
@@ -278,4 +311,4 @@ def test_a_built_file_that_has_gone_is_said_by_its_name(made, project):
     one = made(project)
     one.path.unlink()
     with pytest.raises(RequestInvalid, match=r"cannot be read any more(.|\n)*build it again"):
-        one.read()
+        one.read(0, 1)

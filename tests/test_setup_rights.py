@@ -51,7 +51,8 @@ def test_the_tables_of_calls_are_what_the_code_can_make(which, table, operations
     assert told - found == SHARED[which], "calls that nothing makes"
 
 
-SHARED = {"sessions": set(), "account": {("s3", "delete_objects"), ("s3", "list_object_versions")}}  # by `bucket.empty`
+SHARED = {"sessions": set(), "account": {("s3", one) for one in (
+    "delete_objects", "list_object_versions", "list_multipart_uploads", "abort_multipart_upload")}}  # by `bucket.empty`
 NOT_CALLED = {  # the kinds of a teardown name what makes them, and the journal how reading calls begin
     "sessions": {("ec2", "allocate_address"), ("ec2", "create_nat_gateway"), ("sqs", "delete_message")},
     "account": set(),

@@ -50,6 +50,7 @@ class FakeAws(FakeEc2):
         self.topics, self.queues, self.subscriptions, self.stored = set(), {}, {}, {}
         self.buckets = {}  # name -> key -> body
         self.ages = {}  # key -> how long ago it was put there
+        self.uploads = {}
         self.protected, self.hidden = set(), set()  # hidden: requests whose instance listings do not show yet
         self._numbers = itertools.count(1)
         self._news = asyncio.Event()
@@ -231,6 +232,31 @@ class FakeAws(FakeEc2):
 
     def _put_object(self, p):
         self._there(self.buckets, p["Bucket"])[p["Key"]] = p["Body"]
+
+    def _create_multipart_upload(self, p):
+        self._there(self.buckets, p["Bucket"])
+        id = f"upload-{len(self.uploads)}"
+        self.uploads[id] = {"Bucket": p["Bucket"], "Key": p["Key"], "Initiated": datetime.now(UTC), "parts": {}}
+        return {"UploadId": id}
+
+    def _upload_part(self, p):
+        self._there(self.uploads, p["UploadId"])["parts"][p["PartNumber"]] = p["Body"]
+        return {"ETag": f"etag-{p['PartNumber']}"}
+
+    def _complete_multipart_upload(self, p):
+        if p["UploadId"] not in self.uploads:
+            raise refusal(AwsError, "s3", "complete_multipart_upload", "NoSuchUpload")
+        parts = self.uploads.pop(p["UploadId"])["parts"]
+        assert p["MultipartUpload"]["Parts"] == [{"ETag": f"etag-{number}", "PartNumber": number} for number in sorted(parts)]
+        self.buckets[p["Bucket"]][p["Key"]] = b"".join(parts[number] for number in sorted(parts))
+
+    def _abort_multipart_upload(self, p):
+        if self.uploads.pop(p["UploadId"], None) is None:
+            raise refusal(AwsError, "s3", "abort_multipart_upload", "NoSuchUpload")
+
+    def _list_multipart_uploads(self, p):
+        mine = {id: one for id, one in self.uploads.items() if one["Bucket"] == p["Bucket"] and one["Key"].startswith(p.get("Prefix", ""))}
+        return {"Uploads": [{"UploadId": id, "Key": one["Key"], "Initiated": one["Initiated"]} for id, one in mine.items()]}
 
     @staticmethod
     def _there(table, key):

@@ -1,11 +1,15 @@
 """The session's place in S3: made when it is needed, private, and in the ledger before it is there."""
 
+import asyncio
 import dataclasses
 import json
+import random
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from fake_aws import FakeAws, profile, refusal
 
+from fleetctl import teardown_all
 from fleetctl.errors import AwsError, Network
 from fleetctl.session import Session
 
@@ -137,3 +141,112 @@ def test_after_a_teardown_of_everything_the_next_bucket_has_another_name(fake_se
     before = bucket(session).name
     session.submit(session.teardown_all(), "teardown").result(30)
     assert bucket(session).name != before
+
+
+BODY = bytes(range(256)) * 4
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Whatever has more than a hundred bytes is large."""
+    monkeypatch.setattr("fleetctl.parts.LARGE", 100)
+    monkeypatch.setattr("fleetctl.ec2.PAUSES", (0, 0, 0, 0, 0))
+
+
+def keep(session, read=lambda start, length: BODY[start : start + length], size=1024):
+    async def work():
+        return await (await session.bucket()).keep("bundles/one", size, read)
+
+    return session.submit(work(), "keep").result(20)
+
+
+def test_a_large_object_goes_in_parts_few_of_which_are_in_memory(fake_session, small):
+    session = fake_session(cloud := FakeAws())
+    inside, most = [0], [0]
+
+    async def begins(service, operation, parameters):
+        if operation == "upload_part":
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            await asyncio.sleep(0)
+
+    async def ends(service, operation, parameters):
+        inside[0] -= operation == "upload_part"
+
+    cloud.before, cloud.after = begins, ends
+    bucket_, key = keep(session).split("/", 1)
+    assert cloud.buckets[bucket_][key] == BODY and cloud.uploads == {}
+    assert cloud.calls.count("upload_part") == 11 and most[0] <= 3 and "put_object" not in cloud.calls
+    assert keep(session) and cloud.calls.count("upload_part") == 11, "it is there"
+    assert "upload_part" not in {entry.operation for entry in session.ledger.entries()}
+
+
+def test_a_part_that_fails_once_is_sent_again_and_one_that_keeps_failing_leaves_nothing(fake_session, small):
+    session = fake_session(cloud := FakeAws())
+    lost = [1]
+
+    async def before(service, operation, parameters):
+        if operation == "upload_part" and parameters["PartNumber"] == 4 and lost[0]:
+            lost[0] -= 1
+            raise refusal(Network, service, operation, "ReadTimeoutError")
+
+    cloud.before = before
+    keep(session)
+    other = fake_session(second := FakeAws())
+    lost[0] = 1000
+    second.before = before
+    with pytest.raises(Network):
+        keep(other)
+    assert (second.uploads, second.calls.count("abort_multipart_upload")) == ({}, 1)
+    assert [key for keys in second.buckets.values() for key in keys] == []
+
+
+def test_a_file_that_goes_away_meanwhile_takes_the_upload_back(fake_session, small):
+    session = fake_session(cloud := FakeAws())
+
+    def read(start, length):
+        if start >= 500:
+            raise OSError("gone")
+        return BODY[start : start + length]
+
+    with pytest.raises(OSError, match="gone"):
+        keep(session, read)
+    assert cloud.uploads == {}
+
+
+def test_an_upload_whose_completion_was_not_answered_is_complete(fake_session, small):
+    session = fake_session(cloud := FakeAws())
+
+    async def after(service, operation, parameters):
+        if operation == "complete_multipart_upload":
+            raise refusal(Network, service, operation, "ReadTimeoutError")
+
+    cloud.after = after
+    keep(session)
+    assert cloud.uploads == {} and [body for keys in cloud.buckets.values() for body in keys.values()] == [BODY]
+
+
+def test_what_a_killed_process_has_left_is_aborted_by_the_next_and_what_another_is_sending_is_not(fake_session, small):
+    session = fake_session(cloud := FakeAws())
+    name = bucket(session).name
+    place = {"Bucket": name, "Key": "bundles/one", "parts": {1: b"x"}}
+    now = datetime.now(UTC)
+    cloud.uploads = {"old": {**place, "Initiated": now - timedelta(days=2)}, "young": {**place, "Initiated": now},
+                     "other": {**place, "Key": "theirs", "Initiated": now - timedelta(days=9)}}  # fmt: skip
+    keep(session)
+    assert set(cloud.uploads) == {"young", "other"}
+    assert teardown_all(session=session).result(20).remaining == ()
+    assert cloud.uploads == {}, "with the bucket goes what was on its way there"
+
+
+@pytest.mark.cloud
+def test_a_large_object_is_whole_on_the_local_cloud(session):
+    size = (64 << 20) + 12345
+    body = random.Random(5).randbytes(1 << 20) * 65
+    where = keep(session, lambda start, length: body[start : start + length], size)
+    name, _, key = where.partition("/")
+    s3 = session.boto3().client("s3")
+    assert s3.head_object(Bucket=name, Key=key)["ContentLength"] == size
+    assert s3.get_object(Bucket=name, Key=key)["Body"].read() == body[:size]
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=name)
+    s3.close()
