@@ -41,6 +41,7 @@ SERVICES = {"ec2": ("fleetctl.local.ec2_api", "LocalEC2API"), "sqs": ("moto.sqs.
             "events": ("fleetctl.local.schedules", "LocalEvents"), "logs": ("moto.logs.responses", "LogsResponse"),
             "bcm-data-exports": ("fleetctl.local.costs", "DataExports"), "ce": ("fleetctl.local.costs", "CostTags"),
             "secretsmanager": ("moto.secretsmanager.responses", "SecretsManagerResponse")}
+REST_JSON = ("lambda", "eks", "elasticfilesystem")   # name no target, and speak JSON all the same
 GLOBAL_SERVICES = ("iam", "sts", "s3", "budgets", "monitoring", "bcm-data-exports", "ce")   # their calls may be signed for another region
 
 
@@ -139,7 +140,8 @@ class Gateway:
             operation = S3_OPERATIONS.get((request.method, depth), "?")
         else:
             operation = target.rpartition(".")[2] or request.values.get("Action", "?")
-        return Call(service, operation, region, key_id, self.callers.get(key_id) or _made_here(key_id), bool(target))
+        return Call(service, operation, region, key_id, self.callers.get(key_id) or _made_here(key_id),
+                    bool(target) or service in REST_JSON)
 
     def __repr__(self) -> str:
         return f"<Gateway {' '.join(self.regions)} {self.calls!r}>"

@@ -1,10 +1,12 @@
 """The shutdown checklist on the local cloud: what is there, whose it is, what may not be looked at, and that only ours is ended by it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from fleetctl import bring_up_spots, checklist, inventory, profiles, recovery
+from fleetctl import bring_up_spots, checklist, inventory, local, profiles, recovery
 from fleetctl.errors import FleetError
 from fleetctl.session import Session
 
@@ -89,6 +91,44 @@ def test_a_session_of_another_computer_is_ended_by_its_name_and_all_else_stays(h
         assert "all seen gone" in ran.stderr
     finally:
         one.close()
+
+
+LACKING = {"describe_capacity_reservations", "describe_cache_clusters", "describe_clusters", "list_clusters", "list_notebook_instances",
+           "describe_file_systems", "list_hosted_zones"}  # what the local cloud has not  # fmt: skip
+
+
+def test_all_regions_are_looked_at_and_of_each_is_told_what_could_not_be(tmp_path, environment):
+    """A cloud of its own with two regions: elsewhere tests count on one."""
+    import boto3
+
+    cloud = local.up(tmp_path / "local", regions=("us-east-1", "eu-west-1"))
+    try:
+        made = {}
+        for region in ("us-east-1", "eu-west-1"):
+            ec2 = boto3.client("ec2", **cloud.in_region(region).client())
+            made[region] = ec2.create_volume(AvailabilityZone=f"{region}a", Size=50, VolumeType="gp3")["VolumeId"]
+            ec2.close()
+
+        def checklist_of(*options):
+            words = [sys.executable, "-m", "fleetctl", "shutdown-checklist", "--cloud", "local", *options]
+            there = {**environment, "FLEETCTL_HOME": str(tmp_path), "COLUMNS": "80"}
+            return subprocess.run(words, env=there, capture_output=True, text=True, timeout=120).stdout
+
+        found = json.loads(checklist_of("--all-regions", "--json"))
+        assert found["regions"] == ["us-east-1", "eu-west-1"]
+        assert {thing["region"]: thing["id"] for thing in found["things"] if thing["kind"] == "volume"} == made
+        lacking = {region: set() for region in made}
+        for one in found["not looked at"]:
+            lacking[one["region"]].add((one["operation"], one["code"]))
+        assert lacking["us-east-1"] == {(operation, "InvalidAction") for operation in LACKING}
+        assert lacking["eu-west-1"] == lacking["us-east-1"] - {("list_hosted_zones", "InvalidAction")}, "what has no region is asked once"
+        shown = checklist_of("--all-regions")
+        assert "things in us-east-1, eu-west-1: $" in shown and shown.count("NOT LOOKED AT in") == 2
+        assert max(map(len, shown.splitlines())) <= 80
+        alone = checklist_of()
+        assert made["us-east-1"] in alone and made["eu-west-1"] not in alone and "eu-west-1" not in alone
+    finally:
+        local.down(tmp_path / "local", force=True)
 
 
 def test_names_of_nobody_end_nothing(look):
