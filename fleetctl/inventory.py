@@ -20,6 +20,7 @@ __all__ = ["Inventory", "look"]
 
 log = logging.getLogger(__name__)
 
+UNASKED = ("NoCredentialsError", "ProfileNotFound")  # nobody has asked AWS anything
 AT_A_TIME = 8  # calls: one look at an account must not take its request limits from those who work
 
 
@@ -46,7 +47,7 @@ class Inventory:
 
 def look(profile: Profile, *, all_regions: bool = False, sources: Sequence[Source] = SOURCES) -> Inventory:
     """Everything in the profile's region, or in all regions, and what is the account's own. Raises kinds of AwsError where it cannot
-    be told which regions there are."""
+    be told which regions there are, and where there are no credentials."""
     return asyncio.run(_look(profile, all_regions, sources))
 
 
@@ -72,7 +73,7 @@ async def _look(profile: Profile, all_regions: bool, sources: Sequence[Source]) 
         finally:
             await aws.close()
         for source, told in zip(asked, rows, strict=True):
-            if isinstance(told, AwsError):
+            if isinstance(told, AwsError) and told.code not in UNASKED:
                 failed.append((place, told))
             elif isinstance(told, BaseException):
                 raise told

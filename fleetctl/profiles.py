@@ -114,7 +114,8 @@ def load(name: str, *, home: Path | None = None) -> Profile:
     if name == "local":
         return _local(home)
     if name == "aws":
-        region = botocore.session.Session().get_config_variable("region")
+        # the aws command goes by the first of these, botocore itself by AWS_DEFAULT_REGION alone
+        region = os.environ.get("AWS_REGION") or botocore.session.Session().get_config_variable("region")
         if not region:
             raise ProfileError("no AWS region is configured", todo="set AWS_REGION, or run `aws configure`")
         return Profile("aws", region, home=home)

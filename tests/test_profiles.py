@@ -77,6 +77,18 @@ def test_aws_without_a_region_says_how_to_name_one(monkeypatch, tmp_path):
         load("aws")
 
 
+def test_the_region_is_where_the_aws_command_looks_for_it(monkeypatch, tmp_path):
+    (tmp_path / "config").write_text("[default]\nregion = eu-north-1\n")
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert load("aws").region == "eu-north-1"
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+    assert load("aws").region == "us-west-2"
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert load("aws").region == "eu-west-1"
+
+
 def test_state_is_kept_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.delenv("FLEETCTL_HOME", raising=False)

@@ -177,3 +177,43 @@ def wait_for():
             time.sleep(0.02)
 
     return wait
+
+
+class Asked:
+    """Every call that was asked of AWS, looked at by botocore's models once more, apart from the client that has sent it."""
+
+    def __init__(self):
+        self.made = []
+
+    @property
+    def calls(self):
+        return {(service, operation) for service, operation, _ in self.made}
+
+    def faults(self):
+        import botocore.session
+        from botocore import xform_name
+        from botocore.validate import ParamValidator
+
+        models, found = botocore.session.get_session(), []
+        for service, operation, parameters in self.made:
+            model = models.get_service_model(service)
+            names = [one for one in model.operation_names if xform_name(one) == operation]
+            report = ParamValidator().validate(parameters, model.operation_model(names[0]).input_shape) if names else None
+            if report is None or report.has_errors():
+                found.append((service, operation, report and report.generate_report()))
+        return found
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What this test's own process asks of AWS, as `Asked`."""
+    from fleetctl.aws import Aws
+
+    seen, real = Asked(), Aws.call
+
+    async def call(self, service, operation, /, *, launch=None, **parameters):
+        seen.made.append((service, operation, parameters))
+        return await real(self, service, operation, launch=launch, **parameters)
+
+    monkeypatch.setattr(Aws, "call", call)
+    return seen

@@ -240,7 +240,7 @@ def test_what_a_killed_process_has_left_is_aborted_by_the_next_and_what_another_
 
 
 @pytest.mark.cloud
-def test_a_large_object_is_whole_on_the_local_cloud(session):
+def test_a_large_object_is_whole_on_the_local_cloud(asked, session):
     size = (64 << 20) + 12345
     body = random.Random(5).randbytes(1 << 20) * 65
     where = keep(session, lambda start, length: body[start : start + length], size)
@@ -250,3 +250,4 @@ def test_a_large_object_is_whole_on_the_local_cloud(session):
     assert s3.get_object(Bucket=name, Key=key)["Body"].read() == body[:size]
     assert "Uploads" not in s3.list_multipart_uploads(Bucket=name)
     s3.close()
+    assert asked.faults() == [] and ("s3", "complete_multipart_upload") in asked.calls

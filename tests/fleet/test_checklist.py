@@ -131,6 +131,16 @@ def test_all_regions_are_looked_at_and_of_each_is_told_what_could_not_be(tmp_pat
         local.down(tmp_path / "local", force=True)
 
 
+def test_without_credentials_that_is_said_and_no_policy_is_shown(fleetctl, environment, tmp_path):
+    for name in [one for one in environment if one.startswith("AWS_")]:
+        del environment[name]
+    nowhere = {name: str(tmp_path / "none") for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "HOME", "XDG_CONFIG_HOME")}
+    environment.update(nowhere, AWS_REGION="eu-west-1", AWS_EC2_METADATA_DISABLED="true")
+    done = fleetctl("shutdown-checklist")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Unable to locate credentials" in done.stderr and "aws configure" in done.stderr
+
+
 def test_names_of_nobody_end_nothing(look):
     with pytest.raises(FleetError, match="nothing was ended"):
         checklist._owners(look(), ["0123456789ab"])

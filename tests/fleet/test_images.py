@@ -191,7 +191,7 @@ def test_where_there_is_no_cloud_init_the_boot_unit_lets_in_the_key_and_runs_the
 
 
 @cloudy
-def test_an_image_of_a_living_machine_outlives_its_session(session, request_, clean):
+def test_an_image_of_a_living_machine_outlives_its_session(asked, session, request_, clean):
     machine = bring_up_one_spot(request_, "echo kept >note", session=session).result(60)
     told = []
     image = machine.image("living", told=told.append).result(60)
@@ -203,12 +203,24 @@ def test_an_image_of_a_living_machine_outlives_its_session(session, request_, cl
     assert teardown_all(session=session).result(60).remaining == ()
     [there] = asyncio.run(_listed(session))
     assert there.id == image.id and there.snapshots == image.snapshots
+    assert asyncio.run(_removed(session)).remaining == ()
+    assert asked.faults() == [] and {("ec2", "create_image"), ("ec2", "deregister_image")} < asked.calls
 
 
 async def _listed(session):
     aws = session.profile.aws()
     try:
         return await images.listing(aws.call, "us-east-1")
+    finally:
+        await aws.close()
+
+
+async def _removed(session):
+    aws = session.profile.aws()
+    try:
+        assert await images.machine(aws.call, (await images.listing(aws.call, "us-east-1"))[0].id) == "x86_64"
+        assert await images.users(aws.call, "living", "us-east-1") == []
+        return await images.remove(aws.call, "living", "us-east-1")
     finally:
         await aws.close()
 

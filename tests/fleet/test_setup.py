@@ -28,6 +28,12 @@ ONE_ZONE = Options(zones=("us-east-1a",), ssh=("203.0.113.7",))
 REAPER = ("stack", "function", "rule", "log")  # what the one stack is made of, and its role
 
 
+SELDOM = ("abort_multipart_upload", "create_policy_version", "delete_objects", "delete_policy_version", "describe_network_interfaces",
+          "describe_stack_events", "detach_group_policy", "detach_role_policy", "detach_user_policy", "get_parameter",
+          "modify_vpc_endpoint", "replace_route", "tag_policy", "tag_resource", "update_assume_role_policy", "update_export",
+          "update_stack")  # what things that hold others, drift and failures ask for  # fmt: skip
+
+
 class Killed(Exception):
     """The process has died."""
 
@@ -713,6 +719,21 @@ def test_the_aws_command_line_sees_what_was_made(setup, home):
     (report,) = aws("bcm-data-exports", "list-exports")["Exports"]
     assert (report["ExportName"], report["ExportStatus"]["StatusCode"]) == ("fleetctl-lab-us-east-1-costs", "HEALTHY")
     assert "CostAllocationTags" in aws("ce", "list-cost-allocation-tags", "--tag-keys", "fleetctl:session")
+
+
+def test_every_call_of_a_set_up_its_status_and_its_removal_is_as_botocore_s_model_says(setup, asked, client):
+    bear_the_tag(client)
+    inactive(client)
+    for private in ("nat", "endpoints"):
+        setup.apply(Options(("us-east-1a",), private, ("203.0.113.7",), mail="me@example.org", reaper=True), fix=True)
+    setup.apply(Options(private="none", ssh=("203.0.113.8",), alarms=(7,), mail="you@example.org"), fix=True)
+    setup.plan()
+    setup.destroy()
+    assert asked.faults() == []
+    table = {(service, operation) for service, operations in rights.SETUP_CALLS.items() for operation in operations}
+    assert asked.calls <= table, "what the administrator's policy would lack"
+    unseen = sorted(operation for _, operation in table - asked.calls)
+    assert unseen == sorted(SELDOM), "a set-up that is changed makes all but these"
 
 
 def test_the_newest_image_is_asked_of_the_region(near, runner):
