@@ -37,7 +37,7 @@ import os
 
 from .errors import InvalidName
 
-WIRE = 3        # the format of keys, states, items, messages and seals: raise it with any change that a process of before would misread
+WIRE = 4        # the format of keys, states, items, messages and seals: raise it with any change that a process of before would misread
 LEAVE = b"leave"
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 

@@ -40,6 +40,7 @@ class Steps:
         self._step, self._resync = Script("step"), Script("resync")
         self._step_full: Script | None = None           # the step of a server that is at its memory limit
         self._completions: list[bytes] = []
+        self._heard_here: list[bytes] = []
         self._asks: list[Any] = []
         self._asked = asked                             # all that is still waited for: (pool, parent, item)
         self._stored: dict[str, float] = {}             # functions by value that were stored, and when
@@ -48,17 +49,18 @@ class Steps:
         self._suspect = False                           # the connection was replaced: something may not have been heard
 
     def __repr__(self) -> str:
-        return f"<Steps of {self.node.name}: {len(self._completions)} done, {len(self._asks) // 3} asks, {len(self.held)} held>"
+        done = len(self._completions) + len(self._heard_here)
+        return f"<Steps of {self.node.name}: {done} done, {len(self._asks) // 3} asks, {len(self.held)} held>"
 
     @property
     def pending(self) -> bool:
         """Whether there is anything to tell."""
-        return bool(self._completions or self._asks)
+        return bool(self._completions or self._heard_here or self._asks)
 
-    def complete(self, kind: bytes, call: bytes, body: bytes) -> None:
-        """A call is over: b"R" with its sealed result or b"E" with its sealed failure."""
-        self._completions.append(kind + call + body)
-        self.held.discard(call)
+    def complete(self, outcome: bytes, here: bool = False) -> None:
+        """A call is over: its outcome, as inboxes have it. `here`: this worker itself has heard it, and only others are to be told."""
+        (self._heard_here if here else self._completions).append(outcome)
+        self.held.discard(outcome[1:1 + ID])
 
     def ask(self, asks: list[tuple[str, str, bytes]]) -> None:
         """Calls are wanted: (pool, parent, item)."""
@@ -66,14 +68,14 @@ class Steps:
             self._asks += ask
 
     def exchange(self, *, want: int, token: bytes, idle: bool, capped: bool,
-                 back: list[bytes] | None = None) -> tuple[list[bytes], list[bytes]]:
+                 spare: int = 0, back: list[bytes] | None = None) -> tuple[list[bytes], list[bytes]]:
         """One step: (messages, items). After a broken connection: repeated until the server is there again."""
         back = back or []
         self.held.difference_update(item[:ID] for item in back)
         while True:
             try:
                 if not self._suspect:
-                    messages, items = self._send(want, token, idle, capped, back, self._asks, again=False)
+                    messages, items = self._send(want, token, idle, capped, back, self._asks, spare=spare, again=False)
                     self.held.update(item[:ID] for item in items)
                     return messages, items
             except GridUnreachable:
@@ -83,20 +85,21 @@ class Steps:
                 return missed, []
             back = []
 
-    def _send(self, want: int, token: bytes, idle: bool, capped: bool, back: list[bytes], asks: list[Any], *, again: bool) -> Any:
-        node = self.node
+    def _send(self, want: int, token: bytes, idle: bool, capped: bool, back: list[bytes], asks: list[Any], *,
+              spare: int = 0, again: bool) -> Any:
+        node, outcomes = self.node, self._heard_here + self._completions
         arguments = [node.keys.prefix, node.incarnation, node.pool, node.name, UNHEARD_MS, FAILURE_MS, want, token, "idle" if idle else "",
-                     "1" if capped else "", "1" if again else "", len(self._completions), len(back)]
+                     "1" if capped else "", "1" if again else "", len(outcomes), len(back), spare, len(self._heard_here)]
         refused: list[bytes] = []
         try:
-            reply = self.connection.run(self._step, self._fixed, arguments + self._completions + back + asks)
+            reply = self.connection.run(self._step, self._fixed, arguments + outcomes + back + asks)
         except GridFull as error:
             if not again:
                 refused, asks = self._refuse(asks, error), []
             if self._step_full is None:
                 self._step_full = Script("step", full=True)
-            reply = self.connection.run(self._step_full, self._fixed, arguments + self._completions + back + asks)
-        self._completions, self._asks = [], []
+            reply = self.connection.run(self._step_full, self._fixed, arguments + outcomes + back + asks)
+        self._completions, self._heard_here, self._asks = [], [], []
         if reply == GONE:
             self.gone = True
             return [], []

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("gridworker.worker")
 BATCH_SECONDS = 0.005
 BATCH_MOST = 512
+BREADTH = 64             # up to so many parked calls it begins fresh ones although it has others to do: that makes fewer, larger steps
 RESTING_MOST = 256       # runners that are kept for later calls: a new one costs as much as ten switches
 PARKED_MOST = 1000       # beyond, only calls made by calls are taken
 TEXT_MOST = 500_000      # bytes of each part of a failure
@@ -115,17 +116,16 @@ class Worker:
 
     def _round(self) -> None:
         self._flush_at = perf_counter() + BATCH_SECONDS
-        while self._woken:
+        while (self._woken or self.items) and perf_counter() <= self._flush_at:
+            if not self._woken:
+                (self._resting.pop() if self._resting else Runner(self._serve)).switch()
+                continue
             runner, _ = self._woken.popleft()
             self.parked -= 1
             if runner.running is not None:
                 self.node.now[:] = runner.running.call.encode()
                 self.tally[SINCE] = runner.running.begun
             runner.switch()
-            if perf_counter() > self._flush_at:
-                break
-        while self.items and perf_counter() <= self._flush_at:
-            (self._resting.pop() if self._resting else Runner(self._serve)).switch()
         if self._coroutines is not None:
             self.node.now[:] = SEVERAL
             self._coroutines.tick()
@@ -139,7 +139,7 @@ class Worker:
         self.items.clear()
         idle = not self._woken and not unstarted
         messages, items = self.steps.exchange(want=self._appetite() if idle else 0, token=self._token, idle=idle,
-                                              capped=self._capped(), back=unstarted)
+                                              capped=self._capped(), spare=BREADTH - self._waiting(), back=unstarted)
         self._sort(messages)
         self.items.extend(items)
         self._deadlines.expire(self.withdraw)
@@ -148,7 +148,7 @@ class Worker:
         if idle and not self.items and not self._woken and not messages and not self.steps.gone:
             self.items.extend(self._climber.climb(self._appetite(), self._token, self._capped()))
             heard = [] if self.items or self.draining else self._listen()
-            if not heard and self.waits.heard:
+            if not heard and self.waits.heard and not self.steps.pending:      # the server has what was heard here, before that is said
                 self.steps.acknowledge(self.waits.heard)
             self._sort(heard)
 
@@ -331,7 +331,10 @@ class Worker:
         self._ended += 1
         if running.trace is not None:
             self._record(running, "")
-        self.steps.complete(b"R", wire, sealed)
+        outcome = b"R" + wire + sealed
+        if here := self.waits.item(running.call) is not None and not self.blobs.is_big(outcome):
+            self._heard(outcome)                # who waits for it here goes on at once, not after the way to the server and back
+        self.steps.complete(outcome, here)
         if self._debug:
             log.debug("done %s %s", running.call[:8], running.describe())
 
@@ -346,7 +349,7 @@ class Worker:
         if running.trace is not None:
             self._record(running, f"{failure.type}: {failure.message}")
         wire = running.call.encode()
-        self.steps.complete(b"E", wire, self.seal.close(b"E", wire, failure.encode()))
+        self.steps.complete(b"E" + wire + self.seal.close(b"E", wire, failure.encode()))
         log.info("failed %s %s: %s: %s", running.call[:8], running.describe(), failure.type, failure.message)
 
     def _record(self, running: Running, error: str) -> None:

@@ -133,19 +133,22 @@ local function ask_all(asker, first, made, again, take)
   end
 end
 
--- Tells everyone who is in the state of a pending call; once each, however many of an asker's calls wait for it. If they are several,
--- returns them, as <asker><asker>….
+-- Tells everyone who is in the state of a pending call; once each, however many of an asker's calls wait for it, but not
+-- `knowing`. If they are several, returns them, as <asker><asker>….
 local seen_state, seen_asker
-local function answer(state, message)
+local function answer(state, message, knowing)
   if state ~= seen_state then       -- one after the other they are mostly the same
     seen_state, seen_asker = state, string.match(state, '^P<([^,]+),[^>]*>$')
   end
-  if seen_asker then tell(seen_asker, message) return end
+  if seen_asker then
+    if seen_asker ~= knowing then tell(seen_asker, message) end
+    return
+  end
   local told, all, count = {}, '', 0
   for asker in string.gmatch(state, '<([^,]+),') do
     if not told[asker] then
       told[asker], all, count = true, all .. '<' .. asker .. '>', count + 1
-      tell(asker, message)
+      if asker ~= knowing then tell(asker, message) end
     end
   end
   return count > 1 and all

@@ -6,14 +6,16 @@
 --            7 how many items it wants at most   8 the function of which it wants several; of any other it takes one
 --            9 'idle' if it will wait for its bell   10 '1' if at its cap of parked calls: takes no fresh call
 --            11 '1' if it asks again   12 number of completions   13 number of items given back
+--            14 how many fresh calls it takes although it has others   15 of how many completions it knows itself: the first
 --            then completions: outcomes, as inboxes have them; items given back; then asks: pool ('' is its own queue), parent, item
 -- reply      {messages, items}; or 'gone' if the grid has given this incarnation up (its successes have counted nevertheless)
 -- repeated   completions, asks and what is given back change nothing the second time; it may take more work: what it owns it finds with resync
 local me, pool = ARGV[2], ARGV[3]
 local want, token, idle, capped, again = tonumber(ARGV[7]), ARGV[8], ARGV[9] == 'idle', ARGV[10] == '1', ARGV[11] == '1'
-local completions, returned = tonumber(ARGV[12]), tonumber(ARGV[13])
+local completions, returned, spare = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
 local alive = call('HEXISTS', KEYS[1], me) == 1
-local at, finished, shared = 14, {}, {}
+local known = tonumber(ARGV[15])
+local at, finished, shared = 16, {}, {}
 
 for i = 1, completions do
   local outcome, was = ARGV[at], nil
@@ -25,7 +27,7 @@ for i = 1, completions do
     was = call('GET', key)
     if was and byte(was) == PENDING then call('SET', key, outcome, 'PX', ARGV[6]) end
   end
-  local several = was and byte(was) == PENDING and answer(was, outcome)
+  local several = was and byte(was) == PENDING and answer(was, outcome, i <= known and me)
   if several and success then
     shared[#shared + 1] = id
     shared[#shared + 1] = several
@@ -119,12 +121,27 @@ local function steal(n)
   return {}
 end
 
+-- Adds fresh calls of the same function, at most half of them: the fewer the steps, the less each call costs, but others want some, too.
+local function fill(n)
+  if n < 1 or sub(items[1], 33, 40) ~= token then return end
+  local lying = call('LLEN', KEYS[6])
+  if lying == 0 then return end
+  local found = call('LRANGE', KEYS[6], 0, math.min(n, math.ceil(lying / 2)) - 1)
+  local k = 0
+  while found[k + 1] and sub(found[k + 1], 33, 40) == token do
+    k = k + 1
+    items[#items + 1] = found[k]
+  end
+  if k > 0 then call('LTRIM', KEYS[6], k, -1) end
+end
+
 if want > 0 then
   if #items == 0 then items = take(KEYS[3], want) end
   if #items == 0 then items = take(KEYS[5], want) end
   if #items == 0 and not capped then items = take(KEYS[6], want) end
   if #items == 0 then items = steal(want) end
   if #items > 0 then
+    fill(math.min(spare, want - #items))
     local owned = {}
     for i, item in ipairs(items) do
       owned[2 * i - 1] = sub(item, 1, 32)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import grid_calls as calls
@@ -35,6 +37,17 @@ def test_a_function_is_evaluated_on_a_worker(grid: Grid) -> None:
 
 def test_a_function_may_ask_for_further_calls(grid: Grid) -> None:
     assert grid.request("pool", calls.ratio, 5).result(20) == 1.25
+
+
+def test_a_call_that_waits_for_one_of_its_own_worker_goes_on_without_a_way_to_the_server(lab: Lab) -> None:
+    lab.workers(1)
+    grid = lab.client()
+    assert grid.request("pool", calls.inc, 1).result(20) == 2
+    with closing(lab.connection()) as connection:
+        connection.call("CONFIG", "RESETSTAT")
+        assert grid.request("pool", calls.fib, 60).result(20) == 1548008755920
+        scripts = re.findall(r"cmdstat_eval(?:sha)?:calls=(\d+)", connection.call("INFO", "commandstats").decode())
+    assert sum(map(int, scripts)) < 60 + 15                       # one for each level on the way down, and none on the way up
 
 
 def test_an_error_shows_the_call_the_traceback_and_the_caller(grid: Grid) -> None:

@@ -58,7 +58,7 @@ class Grid(RuleBasedStateMachine):
                  keys.volunteers("pool"), keys.helpers("pool"), keys.executed)
         reply = self.connection.run(Script("step"), fixed, [
             keys.prefix, name, "pool", node.name, 60000, 60000, want, "f" * 8, "idle" if idle else "", "", "", int(bool(done)), len(back),
-            *filter(None, [done]), *back])
+            0, 0, *filter(None, [done]), *back])
         if reply != GONE:
             messages, items = reply
             assert all(message[:1] in (b"W", b"X") for message in messages)

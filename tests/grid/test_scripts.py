@@ -47,13 +47,13 @@ class Bench:
 
     def step(self, node: Node | None = None, *, want: int = 0, done: tuple[tuple[str, str, bytes], ...] = (), back: tuple[bytes, ...] = (),
              asks: tuple[tuple[str, str, bytes], ...] = (), idle: bool = False, capped: bool = False, again: bool = False,
-             token: str = "") -> Any:
+             token: str = "", spare: int = 0, known: int = 0) -> Any:
         node, keys = node or self.node, self.keys
         name, pool = node.incarnation, node.pool
         fixed = (keys.nodes, keys.owned(name), keys.mine(name), keys.inbox(name), keys.up(pool), keys.queue(pool), keys.busy(pool),
                  keys.volunteers(pool), keys.helpers(pool), keys.executed)
         arguments = [keys.prefix, name, pool, node.name, 60000, 60000, want, token, "idle" if idle else "", "1" if capped else "",
-                     "1" if again else "", len(done), len(back)]
+                     "1" if again else "", len(done), len(back), spare, known]
         told = [kind.encode() + call.encode() + body for kind, call, body in done] + [*back] + [word for ask in asks for word in ask]
         return self.connection.run(Script("step"), fixed, arguments + told)
 
@@ -135,6 +135,15 @@ def test_a_completion_answers_every_asker_once(bench: Bench) -> None:
     assert bench.inbox("c.3") == [b"R" + A.encode() + b"five"]
 
 
+def test_a_worker_that_knows_an_outcome_is_not_told_and_others_are(bench: Bench) -> None:
+    bench.step(want=1, asks=(("", C, wire(A)),))
+    bench.submit(A)
+    assert bench.step(done=(("R", A, b"five"),), known=1) == [[], []]
+    assert bench.inbox() == [b"R" + A.encode() + b"five"]
+    assert bench.acknowledge(A, by="c.1") == 0                    # the worker counts as one who waited
+    assert bench.acknowledge(A, by=bench.node.incarnation) == 1
+
+
 def test_a_late_failure_of_a_former_owner_does_not_count_but_a_late_success_does(bench: Bench) -> None:
     bench.submit(A)
     bench.step(want=1)
@@ -185,6 +194,15 @@ def test_only_calls_of_the_function_that_is_wanted_come_in_numbers(bench: Bench)
     assert len(bench.step(want=9, token="1" * 8)[1]) == 2
     assert len(bench.step(want=9, token="1" * 8)[1]) == 1
     assert len(bench.step(want=9, token="1" * 8)[1]) == 1
+
+
+def test_a_worker_with_spare_time_adds_half_of_the_fresh_calls_of_its_function(bench: Bench) -> None:
+    for n, token in enumerate("fffff1"):
+        bench.connection.call("RPUSH", bench.keys.queue("pool"), wire(f"{n:032x}", 8 * token))
+    asks = (("", A, wire(B)), ("", A, wire(C)))
+    assert bench.step(want=9, spare=9, token="f" * 8, asks=asks)[1] == [wire(C), wire(B), *(wire(f"{n:032x}") for n in range(3))]
+    assert bench.step(want=1, spare=9, token="f" * 8)[1] == [wire(f"{3:032x}")]
+    assert bench.step(want=9, spare=9, token="f" * 8, asks=(("", A, wire("d" * 32)),))[1] == [wire("d" * 32), wire(f"{4:032x}")]
 
 
 def test_help_that_is_free_gets_the_oldest_and_the_newest_stays(bench: Bench) -> None:
