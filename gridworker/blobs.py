@@ -225,21 +225,22 @@ class Blobs:
     # the connection
 
     def _insisting(self, action: Callable[[], T]) -> T:
-        """Does it on a connection that works; all that is done here can be done twice."""
-        for attempt in range(2):
+        """Does it on a connection that works, however often that breaks while there is patience; all that is done here can be repeated."""
+        until = None
+        while True:
             try:
                 if not self._connected:
                     self._unread = 0
-                    self._connection.connect(patience=self._patience if attempt else 0.0)
+                    self._connection.connect(patience=0.0 if until is None else max(0.0, until - time.monotonic()))
                     self._connected = True
                 return action()
             except BaseException as error:
                 if not isinstance(error, GridFull | PartsGone):      # replies may be on their way that nobody will read
                     self._connected = False
                     self._connection.close()
-                if not isinstance(error, GridUnreachable) or attempt:
+                if not isinstance(error, GridUnreachable) or (until is not None and time.monotonic() >= until):
                     raise
-        raise AssertionError("unreachable")
+            until = time.monotonic() + self._patience if until is None else until
 
     def _read_unread(self) -> None:
         while self._unread:

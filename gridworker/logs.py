@@ -63,7 +63,7 @@ class RedisHandler(logging.Handler):
             self.handleError(record)
             return
         entry = ("XADD", self._key, "MAXLEN", "~", KEPT, "*", "node", self.node, "level", record.levelno, "from", record.name, "call",
-                 current_call(), "text", text)
+                 current_call(), "text", text.encode("utf-8", "backslashreplace"))       # names of files may be no text
         try:
             if not self._open:
                 self._connect()

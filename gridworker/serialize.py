@@ -198,7 +198,7 @@ def describe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], limit: in
     def short(value: Any) -> str:
         try:
             text = repr(value)
-        except Exception as error:
+        except BaseException as error:      # a user's code: SystemExit, too
             text = f"<{type(value).__name__}: repr failed: {type(error).__name__}>"
         return text if len(text) <= limit else text[: limit - 1] + "…"
 

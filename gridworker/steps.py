@@ -211,4 +211,4 @@ class Steps:
                 return self.connection.call(*command)
             except GridUnreachable:
                 self._suspect = True
-                self.connection.connect(patience=60.0)
+                self.connection.connect(patience=float("inf"))      # if the server is gone for good, the supervisor ends this process

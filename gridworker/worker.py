@@ -66,7 +66,7 @@ class Worker:
         self.waits = Waits(seal, lambda data: named(data, self.functions, seal))
         self.steps = Steps(node, connection, self.waits.asked, seal)
         self.functions = Functions(self.steps.fetch_code)
-        self.blobs = Blobs(connection.another("parts"), node.keys, seal, patience=60.0)
+        self.blobs = Blobs(connection.another("parts"), node.keys, seal, patience=float("inf"))
         self.steps.before_asking_again = self.blobs.supply_again
         self.items: deque[bytes] = deque()              # handed over, not started
         self.parked = 0
@@ -426,11 +426,15 @@ def report(error: BaseException, running: Running, node: str) -> Failure:
     trace = error.__traceback__.tb_next if error.__traceback__ is not None else None
     text = "".join(traceback.format_exception(type(error), error, trace))[-TEXT_MOST:]
     try:
+        message = str(error)[:TEXT_MOST]
+    except BaseException as worse:          # this is users' code, and may raise whatever it likes
+        message = f"(its text cannot be had: {type(worse).__name__})"
+    try:
         cause = pickled(error, "the exception")
         pickle.loads(cause)                 # some exceptions pickle and do not come back
-    except Exception:
+    except BaseException:
         cause = b""
     if len(cause) > TEXT_MOST:
         cause = b""
-    return Failure("raised", type(error).__name__, str(error)[:TEXT_MOST], traceback=text, node=node, chain=(running.describe(),),
+    return Failure("raised", type(error).__name__, message, traceback=text, node=node, chain=(running.describe(),),
                    cause=cause)

@@ -125,6 +125,32 @@ def odd() -> None:
     raise Odd(1, 2)
 
 
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Leaving(Exception):
+    """Wants out when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit("no pickle")
+
+
+class Unspeakable:
+    """An argument that wants out when it is shown."""
+
+    def __repr__(self) -> str:
+        raise GeneratorExit("no name")
+
+
+def defiant(error: Any, *args: Any) -> None:
+    """Raises what is asked for."""
+    raise error(*args)
+
+
 def with_own_loop(x: int) -> int:
     """A plain function that uses asyncio.run, and asks the grid from inside."""
 

@@ -231,6 +231,24 @@ def test_a_connection_that_is_cut_while_big_values_travel_loses_none(lab: Lab) -
         assert [float(answer.result(60)[0]) for answer in answers] == [number + 1.0 for number in range(12)]
 
 
+def test_a_part_is_fetched_however_often_the_connection_breaks_meanwhile(lab: Lab, connection: Connection) -> None:
+    ours = lab.connection()
+    wire, breaks = blobs.Blobs(ours, lab.keys, lab.client().seal, patience=60.0), []
+    _, call, parts = encoded(numpy.ones(N))
+    wire.supply({call: parts})
+    send = ours.send
+
+    def cut(data: bytes) -> None:
+        if len(breaks) < 5 and b"GET" in data:
+            breaks.append(connection.call("CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "yes"))
+        send(data)
+
+    ours.send = cut  # type: ignore[method-assign]
+    with closing(ours):
+        assert [len(each) for each in wire._insisting(lambda: wire._fetch(parts, results=False)) if each] == [part.length for part in parts]
+    assert len(breaks) == 5
+
+
 def test_a_result_that_has_gone_before_it_was_fetched_is_computed_again(lab: Lab, connection: Connection) -> None:
     grid, path = lab.client(), lab.directory / "noted"
     fetch, seen = grid._blobs.whole, []

@@ -10,7 +10,20 @@ import pytest
 import versioned
 from grid_lab import Lab
 
-from gridworker import CodeMismatch, CycleFound, GridError, NotACall, NotSerializable, TooBig, TooDeep, local, request, requests, serialize
+from gridworker import (
+    CallFailed,
+    CodeMismatch,
+    CycleFound,
+    GridError,
+    NotACall,
+    NotSerializable,
+    TooBig,
+    TooDeep,
+    local,
+    request,
+    requests,
+    serialize,
+)
 from gridworker import __version__ as VERSION
 from gridworker.keys import WIRE
 from gridworker.messages import CHAIN_MOST
@@ -86,6 +99,17 @@ def test_arguments_that_are_too_big_for_the_worker_are_refused(living: Grid) -> 
 def test_a_result_that_cannot_travel_is_refused(living: Grid) -> None:
     with pytest.raises(NotSerializable, match="the result of unpicklable cannot be pickled"):
         living.request("pool", calls.unpicklable).result(20)
+
+
+@pytest.mark.parametrize(("error", "argument", "said"), [
+    (calls.Mute, 1, r"raised Mute: \(its text cannot be had: RuntimeError\)"),
+    (calls.Leaving, "in a pickle", "raised Leaving: in a pickle"),
+    (ValueError, calls.Unspeakable(), r"defiant\(.*<Unspeakable: repr failed: GeneratorExit>\) raised ValueError: "),
+    (FileNotFoundError, "/data/\udcff", "raised FileNotFoundError: /data/\udcff"),       # a name that is no text, as systems give it
+], ids=["mute", "leaving", "unspeakable", "no text"])
+def test_an_exception_that_resists_being_told_is_told_as_far_as_it_goes(living: Grid, error: Any, argument: Any, said: str) -> None:
+    with pytest.raises(CallFailed, match=said):
+        living.request("pool", calls.defiant, error, argument).result(20)
 
 
 def test_arguments_that_cannot_be_read_there_are_named(living: Grid) -> None:
