@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from . import bundle, commands
     from .bootstrap import Program
     from .checks import Preflight
+    from .command import Command
     from .commands import connect_grid
     from .cost import Cost
     from .errors import BudgetExceeded, FleetError, LaunchFailed, NeverReported, NotConnected, RequestInvalid, ScriptFailed, StillBilling
@@ -33,7 +34,7 @@ __all__ = [
     "attach", "bring_up_grid", "bring_up_one_spot", "bring_up_spots", "bundle", "commands", "connect", "connect_grid", "current", "extend",
     "hosts", "preflight", "teardown", "teardown_all",
     # what they give and take
-    "Cost", "FleetGrid", "Hosts", "Launch", "Machine", "Machines", "Preflight", "Program", "Progress", "Receipt", "Session",
+    "Command", "Cost", "FleetGrid", "Hosts", "Launch", "Machine", "Machines", "Preflight", "Program", "Progress", "Receipt", "Session",
     "Standby",
     # what they raise
     "BudgetExceeded", "FleetError", "LaunchFailed", "NeverReported", "NotConnected", "RequestInvalid", "ScriptFailed", "StillBilling",
@@ -47,7 +48,7 @@ _HOMES = {
     "teardown": "spot", "teardown_all": "spot",
     "bring_up_grid": "grid", "FleetGrid": "grid",
     "Hosts": "fabric", "hosts": "fabric",
-    "connect": "session", "current": "session", "Session": "session", "connect_grid": "commands",
+    "Command": "command", "connect": "session", "current": "session", "Session": "session", "connect_grid": "commands",
     "Cost": "cost", "Launch": "handle", "Progress": "handle", "Machine": "machines", "Machines": "machines",
     "Standby": "standby", "Preflight": "checks", "Program": "bootstrap", "Receipt": "receipt",
 }  # fmt: skip

@@ -86,6 +86,26 @@ def test_readmes_session_runs_in_ipython(tmp_path):
         local.down(tmp_path / "home" / "local", force=True)
 
 
+@pytest.mark.cloud
+def test_the_page_on_machines_is_one_session_that_leaves_nothing(tmp_path):
+    script = tmp_path / "session.ipy"
+    script.write_text("\n".join(blocks(ROOT / "docs" / "machines.md", "python")) + '\nprint("to the end")\n')
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", script],
+            env={**os.environ, "FLEETCTL_HOME": str(tmp_path / "home"), "IPYTHONDIR": str(tmp_path / "ipython")},
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+        assert "to the end" in ran.stdout, ran.stdout + ran.stderr
+        assert local.status(tmp_path / "home" / "local").inventory()["instances"] == []
+    finally:
+        local.down(tmp_path / "home" / "local", force=True)
+
+
 def test_readmes_profile_is_one_that_connect_takes(tmp_path, monkeypatch):
     (shown,) = blocks(ROOT / "README.md", "toml")
     (tmp_path / "fleetctl").mkdir()
@@ -97,8 +117,8 @@ def test_readmes_profile_is_one_that_connect_takes(tmp_path, monkeypatch):
 
 
 def test_python_stands_only_where_it_is_run():
-    """README's here, those of grid.md in tests/grid."""
-    assert [page.name for page in PAGES if blocks(page, "python")] == ["README.md", "grid.md"]
+    """README's and those of machines.md here, those of grid.md in tests/grid."""
+    assert [page.name for page in PAGES if blocks(page, "python")] == ["README.md", "grid.md", "machines.md"]
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
