@@ -1,4 +1,4 @@
-"""The quickstart runs in a real Jupyter kernel, shows what a person should see, and is committed as it ran."""
+"""The notebooks run in a real Jupyter kernel, show what a person should see, and are committed as they ran."""
 
 import ast
 import importlib.util
@@ -11,7 +11,7 @@ import pytest
 from fleetctl import local
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-QUICKSTART = NOTEBOOKS / "quickstart.ipynb"
+QUICKSTART, MACHINES = NOTEBOOKS / "quickstart.ipynb", NOTEBOOKS / "machines.ipynb"
 WORKERS = 20
 
 pytestmark = pytest.mark.cloud
@@ -120,3 +120,42 @@ def test_nothing_of_it_costs_anything_afterwards(executed, home):
     left = local.status(home / "local").inventory()
     assert {kind: things for kind, things in left.items() if things and kind != "spot_requests"} == {}
     assert {one["state"] for one in left["spot_requests"]} <= {"cancelled", "closed"}
+
+
+# --- machines.ipynb -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def executed_hands(tmp_path_factory):
+    home = tmp_path_factory.mktemp("notebook")
+    yield load(NOTEBOOKS / "execute.py").execute(MACHINES, home)
+    left = local.status(home / "local").inventory()
+    assert {kind: things for kind, things in left.items() if things and kind != "spot_requests"} == {}
+    local.down(home / "local", force=True)
+
+
+@pytest.fixture(params=["executed", "committed"])
+def hands_on(request):
+    """Both: what a kernel made just now, and what people see without running it."""
+    return nbformat.read(MACHINES, as_version=4) if request.param == "committed" else request.getfixturevalue("executed_hands")
+
+
+def test_the_notebook_on_machines_shows_what_it_should_and_nothing_has_failed(hands_on):
+    nbformat.validate(hands_on)
+    assert errors(hands_on) == []
+    of = cells(hands_on)
+    assert [cell.execution_count for cell in of.values()] == list(range(1, len(of) + 1))
+    assert "machines: 6 up, 0 failed" in shown(of["up"], "text/html")[-1]
+    assert "cat: letters: No such file" in shown(of["fails"], "stream")[0]
+    assert "GiB free" in shown(of["diagnose"], "stream")[0]
+    table = shown(of["many"], "text/html")[-1]
+    assert "nothing here" in table and "5 ×" in table and "1 ×" in table
+    assert "1 has it, 5 have not" in shown(of["failed"], "stream")[0]
+    assert shown(of["there"], "text/plain") == ["({'deployed': 'version 3'}, <MachineState.READY: 'ready'>)"]
+    assert "handed out" in shown(of["standby"], "stream")[0]
+    assert "all seen gone" in shown(of["end"], "text/html")[-1]
+
+
+def test_the_committed_one_on_machines_names_no_place_on_its_authors_computer():
+    assert "/home/" not in (text := MACHINES.read_text()) and "/tmp/" not in text and ".venv" not in text
+    assert "site-packages" not in text and str(Path.home()) not in text

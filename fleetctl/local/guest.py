@@ -206,7 +206,7 @@ class Guest:
         """The environment of everything inside: a login's own on Amazon Linux, and what tells the machine that its cloud is local."""
         home = self.directory / "home"
         user = self._site.login_user
-        environment = {
+        return {
             "HOME": str(home), "USER": user, "LOGNAME": user, "SHELL": "/bin/bash", "LANG": "C.UTF-8",
             "TMPDIR": str(self.directory / "tmp"),
             "PATH": f"{self.directory / 'bin'}:{self._site.bin}:{image.HOST_PATH}",
@@ -216,10 +216,8 @@ class Guest:
             "FLEETCTL_LOGIN_USER": user,
             # machines share this computer's disk, and so what is the same on each of them by its hash
             "FLEETCTL_BUNDLES": str(self._site.bin.parent / "bundles"),
+            "FLEETCTL_STATE_DIR": str(home / ".fleetctl"),      # /var/lib is the host's, and may be writable
         }
-        if user == "root":      # scripts that see themselves as root would use /var/lib, which is the host's
-            environment["FLEETCTL_STATE_DIR"] = str(home / ".fleetctl")
-        return environment
 
 
 def _bound(ip: str, port: int) -> socket.socket:

@@ -36,10 +36,12 @@ def test_its_environment_is_clean_and_says_where_its_cloud_is(lab: Any, monkeypa
     assert environment["AWS_ENDPOINT_URL"] == lab.mark
     assert environment["FLEETCTL_SSH_PORT"] == "2222"
     assert Path(environment["FLEETCTL_SSH_KEY_FILE"]).read_text().startswith("ssh-ed25519 ")
+    assert Path(environment["FLEETCTL_STATE_DIR"]).parent == Path(environment["HOME"]), "/var/lib is this computer's"
     assert environment["FLEETCTL_LOGIN_USER"] == environment["USER"] == "ec2-user"
     assert environment["TMPDIR"] == str(directory / "tmp")
     assert set(environment) <= {"HOME", "USER", "LOGNAME", "SHELL", "LANG", "TMPDIR", "PATH", "PWD", "SHLVL", "_", "AWS_ENDPOINT_URL",
                                 "AWS_EC2_METADATA_SERVICE_ENDPOINT", "FLEETCTL_SSH_PORT", "FLEETCTL_SSH_KEY_FILE", "FLEETCTL_LOGIN_USER",
+                                "FLEETCTL_STATE_DIR",
                                 "FLEETCTL_BUNDLES"}  # what several machines have made of a bundle is made once on this computer
 
 
