@@ -201,7 +201,7 @@ async def remove(call: ec2.Call, which: str, region: str) -> Receipt:
 async def users(call: ec2.Call, which: str, region: str) -> list[str]:
     """Who uses images of ours, by name or id, one line each: profiles on this computer, machines, spot requests that wait for some."""
     ids = [one.id for one in await listing(call, region) if which in (one.name, one.id)]
-    said = [f"profile {name} has it: what it launches would fail" for name in profiles.with_image(ids)]
+    said = [f"profile {name} has it: what it launches would fail until another is baked for it" for name in profiles.with_image(ids)]
     if not ids:
         return said
     of_it = {"Name": "image-id", "Values": ids}

@@ -23,7 +23,7 @@ __all__ = ["Plan", "refusal"]
 SHADES = {Verb.MAKE: "green", Verb.FINISH: "green", Verb.CHANGE: "yellow", Verb.DRIFT: "magenta", Verb.REMOVE: "red", Verb.CLASH: "red"}
 WIDTH = 80
 SHOWN = 60  # characters of a value that is not as wanted
-DOCUMENTS = ("trust", "rights", "policy", "options", "public", "tells", "template", "query")
+DOCUMENTS = ("trust", "rights", "policy", "options", "public", "tells", "template", "query", "state")
 PLAIN = ("addresses", "zone", "service", "type", "name", "out by", "lets in")  # settings that need no name
 
 

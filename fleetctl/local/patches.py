@@ -9,7 +9,7 @@ For a quick start (1.1 s of imports become 0.3 s): at import moto loads the inst
 botocore's endpoint data for all regions of all partitions, several times. Here it begins without any; they come by `add_region`.
 
 Filters of DescribeInstances that moto has not: FILTERS. Root devices of images that end with their machine: _devices. Tags of buckets
-that end with their bucket: tidy_buckets.
+that end with their bucket, and policies of buckets: tidy_buckets.
 
 For quick calls:
     BaseResponse method names      inspected at each request: kept per class
@@ -20,6 +20,7 @@ For quick calls:
 from __future__ import annotations
 
 import functools
+import json
 import os
 import secrets
 from collections import deque
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from fleetctl.local.ec2 import Wire
 
 MOTO = "5.2.5"
+CALLER = "arn:aws:iam::123456789012:root"   # who asks of S3: moto knows no more
 
 
 class Regions:
@@ -125,8 +127,10 @@ def install(wire: Wire) -> None:
 
 
 def tidy_buckets() -> None:
-    """Let a bucket's tags end with it (moto: the next bucket of that name bears them); once S3 is loaded."""
-    from moto.s3.models import S3Backend
+    """Let a bucket's tags end with it (moto: the next of that name bears them), and its policy say what it says; once S3 is loaded."""
+    from moto.s3.models import FakeBucket, S3Backend
+
+    FakeBucket.get_permission = _permission
 
     delete = S3Backend.delete_bucket
 
@@ -137,6 +141,19 @@ def tidy_buckets() -> None:
         return deleted
 
     S3Backend.delete_bucket = delete_bucket
+
+
+def _permission(bucket: Any, action: str, resource: str) -> Any:
+    """Whether a bucket's policy denies something (moto: every statement with a condition does). The wire counts as TLS."""
+    from moto.iam.access_control import PermissionResult
+
+    from fleetctl.local import policy
+
+    asked: Any = {"action": action, "resource": resource, "principal": CALLER, "context": {"aws:securetransport": "true"}}
+    stated = json.loads(bucket.policy) if bucket.policy else None
+    if policy.denies(stated, **asked):
+        return PermissionResult.DENIED
+    return PermissionResult.PERMITTED if policy.allows(stated, **asked) else PermissionResult.NEUTRAL
 
 
 def _devices(image: Any) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Whether a queue's policy lets a topic deliver: the part of IAM's policy language that queue policies use. Pure.
+"""Whether a queue's policy lets a topic deliver, and a bucket's an object be used: the part of IAM's policy language that these use. Pure.
 
 A request is allowed if some statement allows it and none denies it (IAM User Guide, "Policy evaluation logic").
 Conditions: StringEquals, StringLike, ArnEquals, ArnLike (both ARN operators take wildcards) and Bool, with IfExists; an
@@ -37,6 +37,15 @@ def allows(policy: Mapping[str, Any] | None, *, action: str, resource: str, prin
             return False
         allowed = allowed or (holds and effect == "Allow")
     return allowed
+
+
+def denies(policy: Mapping[str, Any] | None, *, action: str, resource: str, principal: str, context: Mapping[str, str]) -> bool:
+    """Whether some statement denies it, whatever others allow: the same account's callers need nothing else of a bucket's policy."""
+    return any(
+        statement.get("Effect") == "Deny" and _concerns(statement, action, resource, principal)
+        and _conditions(statement.get("Condition") or {}, context, unknown=True)
+        for statement in _list((policy or {}).get("Statement"))
+    )
 
 
 def _concerns(statement: Mapping[str, Any], action: str, resource: str, principal: str) -> bool:

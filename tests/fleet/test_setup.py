@@ -18,6 +18,7 @@ from fleetctl.aws import Aws
 from fleetctl.errors import Denied, LedgerError, ProfileError, SetupFailed, StillBilling
 from fleetctl.journal import READS, Journal
 from fleetctl.ledger import Ledger
+from fleetctl.local import policy
 from fleetctl.orphans import session_of
 from fleetctl.profiles import Profile
 from fleetctl.session import LEDGERS
@@ -336,6 +337,22 @@ def test_the_cost_report_is_written_by_day_thing_and_tag_into_the_bucket_and_end
     assert {"line_item_usage_start_date", "line_item_resource_id", "resource_tags"} < set(query.replace(",", "").split())
     rules = client("s3").get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
     assert {one["Filter"]["Prefix"]: one["Expiration"]["Days"] for one in rules}["costs/"] == 400
+
+
+def test_what_a_session_puts_into_the_bucket_lies_there_and_what_comes_without_tls_is_refused_by_its_policy(setup, client):
+    """The local cloud evaluates the policy, and takes its wire for TLS."""
+    setup.apply()
+    s3, bucket = client("s3"), "fleetctl-lab-us-east-1-123456789012"
+    s3.put_object(Bucket=bucket, Key="fleetctl/one", Body=b"there")
+    assert s3.get_object(Bucket=bucket, Key="fleetctl/one")["Body"].read() == b"there"
+    stated = json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])
+    whole = {"action": "s3:PutObject", "resource": f"arn:aws:s3:::{bucket}/costs/one", "principal": "bcm-data-exports.amazonaws.com"}
+    ours = {"aws:sourceaccount": "123456789012", "aws:sourcearn": "arn:aws:bcm-data-exports:us-east-1:123456789012:export/one"}
+    assert policy.allows(stated, **whole, context={**ours, "aws:securetransport": "true"})
+    assert not policy.allows(stated, **whole, context={**ours, "aws:securetransport": "false"})
+    assert not policy.allows(stated, **whole, context={**ours, "aws:sourceaccount": "999999999999", "aws:securetransport": "true"})
+    assert not policy.allows(stated, **{**whole, "resource": f"arn:aws:s3:::{bucket}/fleetctl/one"}, context={**ours})
+    assert policy.denies(stated, **whole, context={"aws:securetransport": "false"})
 
 
 def test_a_report_that_aws_may_not_write_or_that_was_changed_is_drift_and_put_right_with_fix(setup, client):
