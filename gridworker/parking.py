@@ -1,8 +1,8 @@
 """Waiting without holding a thread: greenlets that stand still while their calls are computed elsewhere.
 
 A plain function runs in a greenlet. When it asks for a call it parks: the greenlet is left standing and the worker goes on with other
-calls. One greenlet, the runner, runs calls one after the other until one of them parks; then a new runner takes over. So a call that
-never waits costs no greenlet of its own.
+calls. One greenlet, the runner, runs calls one after the other until one of them parks; then another takes over, one that rests or a new
+one. So a call that never waits costs no greenlet of its own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Running:
 
 
 class Runner(greenlet):  # type: ignore[misc]  # greenlet ships no types
-    """Runs calls one after the other; when one parks, the hub makes another runner.
+    """Runs calls one after the other; when one parks, the hub takes another runner.
 
     `spent` is the time in seconds that the present call has computed so far, without its waiting.
     """
