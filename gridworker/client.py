@@ -333,7 +333,7 @@ class Grid(Verbs, Looking, Keeping):
                 arrived(reason)
             self._replies.clear()
         self._connected.set()
-        self._commands.close()
+        self._commands.hang_up()                        # when the server has read all of it, acknowledgements too
         self._bell.close()
         self._disk.close()
         self._blobs.close()

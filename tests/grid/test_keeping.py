@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +96,20 @@ def test_workers_acknowledge_what_their_calls_have_heard(lab: Lab, connection: C
     grid = lab.client()
     assert grid.request("pool", calls.tree, 5, "t").result(30) == 326
     until(lambda: connection.call("LLEN", lab.keys.kept) >= 200, "the calls of calls to be acknowledged")
+
+
+def test_a_client_that_closes_has_acknowledged_all_that_it_has_heard(lab: Lab, connection: Connection) -> None:
+    grid = lab.client()
+    grid.status()
+    pid = int(connection.call("INFO", "server").decode().partition("process_id:")[2].split()[0])
+    os.kill(pid, signal.SIGSTOP)                          # a server that is slow
+    threading.Timer(0.3, os.kill, (pid, signal.SIGCONT)).start()
+    for part in range(2):
+        grid._waits.heard += [f"{part}{i:031x}" for i in range(190)]
+        with grid._lock:
+            grid._send_heard()
+    grid.close()
+    until(lambda: connection.call("LLEN", lab.keys.kept) == 380, "all that was heard to be acknowledged", 5.0)
 
 
 def test_the_keys_of_a_grid_are_bounded_however_many_calls_it_runs(lab: Lab, connection: Connection) -> None:
