@@ -10,7 +10,7 @@
     <ns>:report:<pool>    string  the distributor's last report on its pool (JSON)
     <ns>:log              stream  what the nodes logged, bounded
     <ns>:code:<hash>      string  a function of a notebook or script, by value
-    <ns>:c:<call>         string  the state of a call: P<asker,parent>… | R<result> | E<failure>
+    <ns>:c:<call>         string  the state of a call: P<asker,parent>… | R<id><result> | E<id><failure>
     <ns>:b:<part>         string  a big part of arguments (named by its digest) or of a result (<call>.<nonce><number>), see parts.py
     <ns>:need:<part>      hash    call -> ms since 1970: calls that the part was stored for
     <ns>:parts            zset    parts by their last use, in ms since 1970: arguments, and results that were heard

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 class Running:
     """A call that is being run: its id, what is needed to describe it, and how many calls stand above it."""
 
-    __slots__ = ("args", "begun", "call", "cancelled", "depth", "kwargs", "name", "trace")
+    __slots__ = ("args", "begun", "call", "cancelled", "depth", "kwargs", "name", "token", "trace")
 
     def __init__(self, call: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], depth: int = 0) -> None:
         self.call, self.name, self.args, self.kwargs, self.depth = call, name, args, kwargs, depth
+        self.token = b""                        # of its function
         self.cancelled = False
         self.begun = 0.0                        # on this process's clock
         self.trace: Trace | None = None

@@ -120,6 +120,8 @@ class Worker:
             if not self._woken:
                 (self._resting.pop() if self._resting else Runner(self._serve)).switch()
                 continue
+            if self.steps.pending and not self._brief(self._woken[0][0]):
+                break                           # it may go on for long: what is done and asked is told first
             runner, _ = self._woken.popleft()
             self.parked -= 1
             if runner.running is not None:
@@ -151,6 +153,11 @@ class Worker:
             if not heard and self.waits.heard and not self.steps.pending:      # the server has what was heard here, before that is said
                 self.steps.acknowledge(self.waits.heard)
             self._sort(heard)
+
+    def _brief(self, runner: Runner) -> bool:
+        """Whether the call of a runner, as others of its function, is over within the present batch's time."""
+        pace = None if runner.running is None else self._pace.get(runner.running.token)
+        return pace is not None and perf_counter() + pace <= self._flush_at
 
     def _listen(self) -> list[bytes]:
         """Waits for the bell. A signal to leave ends the wait with Drain."""
@@ -258,6 +265,7 @@ class Worker:
         runner.since, runner.spent = perf_counter(), 0.0
         self.node.now[:] = wire
         running = Running(call, "", (), {}, depth_of(data))
+        running.token = token
         running.begun = self.tally[SINCE] = runner.since
         if (asked := self.waits.item(call)) is not None:
             self._local += 1

@@ -50,6 +50,17 @@ def test_a_call_that_waits_for_one_of_its_own_worker_goes_on_without_a_way_to_th
     assert sum(map(int, scripts)) < 60 + 15                       # one for each level on the way down, and none on the way up
 
 
+def test_what_is_done_is_told_before_a_call_that_waited_for_it_goes_on_for_long(lab: Lab) -> None:
+    lab.workers(1)
+    grid, path = lab.client(), lab.directory / "go on"
+    long = grid.request("pool", calls.held_after, 41, str(path))
+    try:
+        assert grid.request("pool", calls.inc, 41).result(10) == 42
+    finally:
+        path.touch()
+    assert long.result(20) == 42
+
+
 def test_an_error_shows_the_call_the_traceback_and_the_caller(grid: Grid) -> None:
     with pytest.raises(CallFailed) as caught:
         grid.request("pool", calls.ratio, 1).result(20)
