@@ -117,23 +117,19 @@ def preflight(
     n: int = 1,
     cmds: Commands = "true",
     *,
-    fallback: str | None = None,
     session: Session | None = None,
-    **aliases: Any,
+    **options: Any,
 ) -> Pending[Preflight]:
     """Look whether a launch would succeed, without making anything: rights, quota, user data, image, addresses, way of reports, volumes.
 
     Takes what `bring_up_spots` takes. Resolves to a `Preflight`, which is true where nothing speaks against the launch. What AWS does not
     tell is "unknown". Raises RequestInvalid, ProfileError and NotConnected at once.
     """
-    session = session or current()
-    _check_numbers(n, n, 10, "session", fuse.HOURS)
-    pools = _pools(session.profile, request, n, fallback, aliases)
-    now = time.time()
-    order = Order(uuid4(), session.id, pools[0].request, bootstrap.program(cmds), n, now, now + 600)
+    whole = asked(request, n, cmds, session=session, **options)
+    session, order = whole.session, whole.order(n, whole.hours)
 
     async def looking() -> Preflight:
-        return judge(await inspect_launch(session.aws.call, order, pools, region=session.profile.region))
+        return judge(await inspect_launch(session.aws.call, order, whole.pools, region=session.profile.region))
 
     return session.submit(looking(), "preflight")
 
@@ -182,6 +178,15 @@ class Asked(NamedTuple):
     pools: list[Pool]
     cargo: Cargo | None
     ready: Ready
+    minutes: float
+    hours: float
+
+    def order(self, n: int, hours: float) -> Order:
+        """What AWS gets for a launch of `n` that begins now."""
+        now, uuid, place = time.time(), uuid4(), self.session.place
+        program = self.cargo.program(self.program, place, uuid) if self.cargo else self.program
+        return Order(uuid, self.session.id, self.pools[0].request, program, n, now, now + 60 * self.minutes, hours=hours,
+                     fuse_object=place.whole(fuse.KEY), policy=kept(self.policy), cargo=self.cargo)  # fmt: skip
 
 
 def asked(
@@ -208,23 +213,18 @@ def asked(
     _check_numbers(n, minimum, minutes, lifetime, hours)
     program, policy = bootstrap.program(cmds), checked(on_interruption)
     pools = _pools(session.profile, request, n, fallback, aliases)
-    return Asked(session, program, policy, minimum, pools, loaded(bundle, files, env or {}), readiness(ready))
+    return Asked(session, program, policy, minimum, pools, loaded(bundle, files, env or {}), readiness(ready), minutes, hours)
 
 
 def _bring_up(
-    request: dict[str, Any], n: int, cmds: Commands, choose: Callable[[Machines], T], *, minutes: float, lifetime: str, hours: float,
-    **options: Any,
-) -> Launch[T]:  # fmt: skip
-    whole = asked(request, n, cmds, minutes=minutes, lifetime=lifetime, hours=hours, **options)
-    session, program, policy, minimum, pools, cargo, ready = whole
+    request: dict[str, Any], n: int, cmds: Commands, choose: Callable[[Machines], T], *, lifetime: str, **options: Any
+) -> Launch[T]:
+    whole = asked(request, n, cmds, lifetime=lifetime, **options)
+    session = whole.session
 
     def like_this(wanted: int, least: int, hours: float) -> Conductor:
-        now, uuid, place = time.time(), uuid4(), session.place
-        what = cargo.program(program, place, uuid) if cargo else program
-        order = Order(uuid, session.id, pools[0].request, what, wanted, now, now + 60 * minutes, hours=hours,
-                      fuse_object=place.whole(fuse.KEY), policy=kept(policy), cargo=cargo)  # fmt: skip
-        made = Conductor(session, order, minimum=least, pools=pools, ready=ready)
-        made.lifetime, made.replacing = lifetime, Replacing(policy, instead)
+        made = Conductor(session, whole.order(wanted, hours), minimum=least, pools=whole.pools, ready=whole.ready)
+        made.lifetime, made.replacing = lifetime, Replacing(whole.policy, instead)
         return made
 
     def instead(lost: int) -> Conductor:
@@ -232,7 +232,7 @@ def _bring_up(
         session.begin_again(made)
         return made
 
-    conductor = like_this(n, minimum, hours)
+    conductor = like_this(n, whole.minimum, whole.hours)
     session.begin(conductor)
     return Launch(conductor, session, choose)
 

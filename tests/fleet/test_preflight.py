@@ -46,6 +46,13 @@ def test_each_trouble_is_found_before_anything_costs(session, cloud):
     assert "no route out" in found["reports"].found
 
 
+def test_it_takes_what_the_launch_will_take(session, request_):
+    options = {"minutes": 5, "minimum": 2, "hours": 3, "on_interruption": "replace", "ready": "ssh", "env": {"SEED": "1"}}
+    assert preflight(request_, 4, "sleep 1000", session=session, itype="t3.small", **options).result(60).ok
+    with pytest.raises(RequestInvalid, match="minimum is between 1 and n = 4"):
+        preflight(request_, 4, session=session, minimum=5)
+
+
 def test_what_is_wrong_in_the_request_is_refused_at_the_call(session, request_):
     with pytest.raises(RequestInvalid):
         preflight(request_, 0, session=session)
