@@ -58,8 +58,8 @@ class Raw:
         return reply
 
 
-def median_us(action: Callable[[], object], count: int) -> float:
-    """Median time of an action in microseconds, warmed up."""
+def times_us(action: Callable[[], object], count: int) -> tuple[float, float]:
+    """Median and 99th percentile of an action's time in microseconds, warmed up."""
     for _ in range(count // 10):
         action()
     times = []
@@ -67,7 +67,7 @@ def median_us(action: Callable[[], object], count: int) -> float:
         began = time.perf_counter()
         action()
         times.append(time.perf_counter() - began)
-    return 1e6 * statistics.median(times)
+    return 1e6 * statistics.median(times), 1e6 * statistics.quantiles(times, n=100)[98]
 
 
 def per_second(action: Callable[[], object], count: int, each: int = 1) -> float:
@@ -85,11 +85,11 @@ def measure(port: int, scale: Scale) -> Row:
     assert echo.stdout is not None
     with socket.create_connection(("127.0.0.1", int(echo.stdout.readline()))) as link, echo.stdout:
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        row["rtt_python_socket_echo_us"] = median_us(lambda: link.recv(64) if link.send(b"x" * 32) else None, count)
+        row["rtt_python_socket_echo_us"], _ = times_us(lambda: link.recv(64) if link.send(b"x" * 32) else None, count)
     echo.wait()
     raw.call("SET", "k", b"v" * 32)
-    row["rtt_raw_socket_us"] = median_us(lambda: raw.call("GET", "k"), count)
-    row["queue_ping_pong_us"] = _ping_pong(port, raw, count)
+    row["rtt_raw_socket_us"], _ = times_us(lambda: raw.call("GET", "k"), count)
+    row["queue_ping_pong_us"], row["queue_ping_pong_p99_us"] = _ping_pong(port, raw, count)
     hundred = pack("LPUSH", "l", *[b"v" * 64] * 100)
     row["lpush_variadic100_items_per_s"] = per_second(lambda: raw.exchange(hundred), count, 100)
     row["lmpop100_items_per_s"] = per_second(lambda: raw.call("LMPOP", 1, "l", "RIGHT", "COUNT", 100), count, 100)
@@ -113,7 +113,7 @@ def measure(port: int, scale: Scale) -> Row:
     return row
 
 
-def _ping_pong(port: int, raw: Raw, count: int) -> float:
+def _ping_pong(port: int, raw: Raw, count: int) -> tuple[float, float]:
     """Another process pops what is pushed and pushes an answer: one queued call without a task layer."""
     program = f"import sys; sys.path.insert(0, {str(HERE)!r}); import bench_limits; bench_limits.pong({port})"
     other = subprocess.Popen([sys.executable, "-c", program])
@@ -122,7 +122,7 @@ def _ping_pong(port: int, raw: Raw, count: int) -> float:
         raw.exchange(pack("RPUSH", "a", "x") + pack("BLPOP", "b", 5), 2)
 
     try:
-        return median_us(ping, count)
+        return times_us(ping, count)
     finally:
         raw.call("RPUSH", "a", "stop")
         other.wait()
