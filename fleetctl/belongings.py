@@ -5,16 +5,21 @@ Where an earlier process of the session has made one, that one is gone on with: 
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
+from collections.abc import Collection
 from typing import Protocol
 
-from . import ec2
+from . import ec2, nat
 from .bucket import Bucket, found, reserve
 from .former import Former
 from .futures import Shared
 from .launch import Conductor
 from .notify import Channel
 from .profiles import Profile
+
+LOOK_SECONDS = 60.0  # for which what ran goes on running: nobody stops what is held, but somebody may at the console
 
 
 class Secret(str):
@@ -47,6 +52,8 @@ class Belongings:
         self.channel: Shared[Channel] = Shared(self._open_channel)
         self.parameter: Shared[str] = Shared(self._put_parameter)
         self.bucket: Shared[Bucket] = Shared(self._open_bucket)
+        self._held, self._seen = 0.0, -LOOK_SECONDS  # until when the NAT instance is held; when it was last seen to run
+        self._holding = asyncio.Lock()
         self.place = self._reserve()  # machines are told where to look before there is anything
 
     def __repr__(self) -> str:
@@ -60,8 +67,20 @@ class Belongings:
             await channel.close()
         await self.parameter.drop()
         await self.bucket.drop()
-        self._former = None
+        self._former, self._held = None, 0.0
         self.place = self._reserve()
+
+    async def way_out(self, subnets: Collection[str], until: float) -> None:
+        """Have the profile's NAT instance run until then, if machines in these subnets need it. Raises AwsError."""
+        profile, clock = self._desk.profile, asyncio.get_running_loop().time
+        if profile.nat_instance is None or not profile.goes_by_nat(subnets):
+            return
+        async with self._holding:
+            if until <= self._held and clock() - self._seen < LOOK_SECONDS:
+                return
+            anew, until = self._held < time.time(), max(until, self._held)
+            await nat.hold(self._desk.call, profile.nat_instance, self._desk.id, until, anew=anew)
+            self._held, self._seen = until, clock()
 
     async def _open_channel(self) -> Channel:
         desk, wire = self._desk, self._former.wire if self._former else None

@@ -79,7 +79,7 @@ class Facts:
     `dry` holds what each call's dry run was answered with; `user_data` the size, or why there is none; `aside` the bytes of commands that
     go into the session's bucket, since they are too long for it; `quotas` the vCPUs by code;
     `running` the instances that count against them. `needs` are the services that machines must reach, `public` whether the request
-    gives them public addresses (None: as the subnet does).
+    gives them public addresses (None: as the subnet does). `nat` is the NAT instance that a launch starts.
     """
 
     n: int
@@ -101,6 +101,7 @@ class Facts:
     public: bool | None = None
     limit: int = 16_384
     aside: int = 0
+    nat: str | None = None
 
     def vcpus(self) -> dict[str, int]:
         """vCPUs of each type that is known."""
@@ -310,6 +311,8 @@ def _way_out(facts: Facts, subnet: Row, routes: Sequence[Row], endpoints: Sequen
     if not default:
         return f"no route out, and no endpoints for {', '.join(sorted(set(facts.needs) - services))}", False
     route = default[0]
+    if facts.nat is not None and route.get("InstanceId") == facts.nat:
+        return f"by NAT instance {facts.nat}, which the launch starts", True
     if route.get("State") == "blackhole":
         return "its default route ends nowhere", False
     gateway = str(route.get("GatewayId", ""))

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import ec2
+from . import ec2, nat
 from .cost import usage
 from .errors import AwsError, NotFound
 from .estate import SPOT, Estate
@@ -66,7 +66,9 @@ async def end(
     `launches` limits what the tags find to those launches.
     """
     machines = Machines(call, estate, rate, on_listed, on_gone, launches)
-    things, _ = await asyncio.gather(end_things(call, estate), machines.end())
+    freeing = asyncio.gather(*(nat.release(call, one, estate.session, estate.region) for one in sorted(estate.held)))
+    things, freed, _ = await asyncio.gather(end_things(call, estate), freeing, machines.end())
+    things += freed
     if not estate.launched:
         return Receipt((*machines.lines(), *things))
     known = {line.id for line in things} | estate.gone

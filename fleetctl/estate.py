@@ -6,6 +6,7 @@
 | RunInstances | instances, with a spot request each | looked for by tag |
 | CreateFleet | a fleet and its instances | its instances are looked for by tag, and bear the fleet's id |
 | those of `kinds.KINDS` | one thing each | named by the request, or by the same call again |
+| CreateTags of a hold | a NAT instance that runs for the session | it is let go of all the same |
 | PutObject | an object in a bucket that the session did not make | the request names it |
 """
 
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from .kinds import MADE_BY, Thing
 from .ledger import SEEN_GONE, Entry
+from .nat import HELD
 from .shapes import launched
 
 __all__ = ["LAUNCH_CALLS", "Estate", "Unsure", "instance_types", "label", "regions", "wanted"]
@@ -45,6 +47,7 @@ class Estate:
     unsure: dict[str, Unsure] = field(default_factory=dict)  # by launch
     things: list[Thing] = field(default_factory=list)
     unsure_things: list[Entry] = field(default_factory=list)  # calls that may have made something nobody knows the id of
+    held: set[str] = field(default_factory=set)  # NAT instances that run for the session
     objects: set[tuple[str, str]] = field(default_factory=set)  # (bucket, key)
     doubt: float | None = None  # when the last call was made that made one of those, if at all
     ended: set[Thing] = field(default_factory=set)  # AWS has accepted their deletion; it is not proved
@@ -58,7 +61,7 @@ class Estate:
             "instances": self.instances,
             "fleets": self.fleets,
             "unsure launches": self.unsure,
-            "things": [*self.things, *self.unsure_things, *self.objects],
+            "things": [*self.things, *self.unsure_things, *self.objects, *self.held],
         }
         return f"<estate of {self.session} in {self.region}: {', '.join(f'{len(v)} {k}' for k, v in counts.items() if v) or 'nothing'}>"
 
@@ -69,6 +72,7 @@ class Estate:
         for entry in entries:
             if entry.operation == SEEN_GONE:
                 estate.gone.update(entry.request)
+                estate.held -= {*entry.request}
             elif entry.region == region and (launches is None or entry.launch in launches):
                 estate._read(entry)
         estate._settle()
@@ -79,6 +83,9 @@ class Estate:
             self._launch(entry)
         elif entry.operation in MADE_BY:
             self._thing(entry)
+        elif entry.operation == "create_tags" and (entry.result is not None or entry.unknown):
+            if any(tag["Key"].startswith(HELD) for tag in entry.request["Tags"]):
+                self.held |= {*entry.request["Resources"]}
         elif entry.operation == "put_object" and (entry.result is not None or entry.unknown):
             self.objects.add((entry.request["Bucket"], entry.request["Key"]))
         elif entry.result is not None and (ending := ENDED_BY.get(entry.operation)) is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .ec2 import SESSION_TAG, SETUP_TAG
+from .nat import HELD
 from .orphans import session_of
 from .prices import Table, Tariff, Volume, table
 
@@ -122,11 +123,13 @@ def monthly(expenses: Iterable[Expense]) -> tuple[float, int]:
 def _instances(row: Row, prices: Prices) -> Iterable[Expense]:
     for one in row["Instances"]:
         state, whose = one["State"]["Name"], owner(one.get("Tags", ()))
+        held = sum(tag["Key"].startswith(HELD) for tag in one.get("Tags", ()))  # of a set-up's NAT instance
         if state in ("terminated", "shutting-down"):
             continue
         market = " spot" if one.get("InstanceLifecycle") == "spot" else ""
         hour = prices.machine(one) if state in ("pending", "running") else 0.0  # a stopped one costs its volumes, which are listed
-        yield Expense("instance", one["InstanceId"], "", f"{state}, {one['InstanceType']}{market}", _times(hour, HOURS), whose)
+        what = f"{state}, {one['InstanceType']}{market}{f', sessions: {held}' if held else ''}"
+        yield Expense("instance", one["InstanceId"], "", what, _times(hour, HOURS), whose)
         if address := one.get("PublicIpAddress"):
             yield Expense("public address", address, "", f"of {one['InstanceId']}", prices.table.address * HOURS, whose)
 

@@ -18,8 +18,11 @@ T = TypeVar("T")
 ALIVE = ["pending", "running", "shutting-down", "stopping"]
 
 
-async def inspect_launch(call: ec2.Call, order: Order, pools: Sequence[Pool], *, region: str) -> Facts:
-    """The facts of a launch of `order` from `pools`. `call` is a way past the ledger. Raises nothing that AWS says: facts hold it."""
+async def inspect_launch(call: ec2.Call, order: Order, pools: Sequence[Pool], *, region: str, nat: str | None = None) -> Facts:
+    """The facts of a launch of `order` from `pools`; `nat` is the NAT instance that the session starts for it.
+
+    `call` is a way past the ledger. Raises nothing that AWS says: facts hold it.
+    """
     said = [shapes.view(pool.request) for pool in pools]
     types = tuple(dict.fromkeys(kind for one in said for kind in _several(one.get("itype"))))
     subnets = tuple(dict.fromkeys(subnet for one in said for subnet in _several(one.get("subnet"))))
@@ -42,7 +45,7 @@ async def inspect_launch(call: ec2.Call, order: Order, pools: Sequence[Pool], *,
         user_data=finished if isinstance(finished, FleetError) else _size(finished), aside=aside, limit=USER_DATA_BYTES,
         image=image, kinds=kinds,
         places=places, routes=routes, endpoints=endpoints, quotas=limits, running=running, disks=part.get("BlockDeviceMappings", ()),
-        needs=("sns", *(["ssm"] if order.program.secret else []), *(["s3"] if aside else [])), public=said[0].get("public"),
+        needs=("sns", *(["ssm"] if order.program.secret else []), *(["s3"] if aside else [])), public=said[0].get("public"), nat=nat,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from .ledger import Ledger
 log = logging.getLogger(__name__)
 
 READS = ("describe_", "get_", "head_", "list_", "receive_", "publish", "delete_message", "decode_")  # these make and end nothing
-ENDS = ("cancel_", "terminate_", "delete_", "release_", "unsubscribe")
+ENDS = ("cancel_", "stop_", "terminate_", "delete_", "release_", "unsubscribe")
 # what must not reach a disk, or has no place there
 SECRETS = {"put_parameter": ("Value",), "put_object": ("Body",), "upload_part": ("Body",)}
 

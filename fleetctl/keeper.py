@@ -32,6 +32,9 @@ class Desk(Protocol):
     async def bucket(self) -> Bucket:
         """The session's place in S3, made when first asked for."""
 
+    async def way_out(self, conductor: Conductor) -> None:
+        """Whatever the launch's machines go out by is there until their end."""
+
 
 class Keeper:
     """Writes the session's object for as long as there is need. `check(launches, hours)` may refuse an extension by raising.
@@ -88,6 +91,7 @@ class Keeper:
         self.wake()
         for one in launches:
             await ec2.tag(self._desk.call, one.tagged(), {ec2.EXPIRES_TAG: one.order.stamp(one.expires)})
+            await self._desk.way_out(one)
         return min(one.expires for one in launches)
 
     async def _write(self) -> None:

@@ -84,6 +84,9 @@ class Desk(Home, Protocol):
     async def prices(self, types: Sequence[str]) -> Tariff:
         """Spot prices, those of these types among them if AWS tells."""
 
+    async def way_out(self, conductor: Conductor) -> None:
+        """Whatever the launch's machines go out by is there until their end."""
+
 
 class Conductor:
     """Carries one launch from the call to its outcome."""
@@ -185,6 +188,12 @@ class Conductor:
         alive = [slot for slot in self.core.all() if slot.alive]
         return list(dict.fromkeys(id for slot in alive for id in (slot.key, slot.instance) if id))
 
+    @property
+    def subnets(self) -> frozenset[str]:
+        """The subnets that it names."""
+        said = (shapes.view(pool.request).get("subnet", ()) for pool in self._pools)
+        return frozenset(one for few in said for one in ((few,) if isinstance(few, str) else few))
+
     def machine(self, slot: Slot) -> Machine:
         """The user's view of a slot."""
         return self.machines.setdefault(slot.key, Machine(slot, self.desk, self.bill.price, self.bill.span))
@@ -274,6 +283,7 @@ class Conductor:
         try:
             channel = await self.desk.channel()
             channel.demultiplexer.handlers[self.uuid] = self.report
+            await self.desk.way_out(self)
             secret = await self.desk.secret_parameter() if self.order.program.secret else None
             bulk = await put_aside(self.order, self.desk, topic_arn=channel.topic_arn, secret=secret)
             calls = functools.partial(self._calls_for, topic_arn=channel.topic_arn, secret=secret, bulk=bulk)

@@ -12,6 +12,7 @@ Any other name is a TOML file in the user's configuration directory:
     instance_profile = "fleetctl-machine"
     login_user = "ec2-user"
     bucket = "my-lab"                  # optional, in this region: else a session makes one when it needs it, and deletes it
+    nat_instance = "i-…"               # optional: by which the subnets named private… go out; sessions start it, and stop it
     cloud = "local"                    # optional: the profile that says where AWS is and with which keys; default "aws"
     [subnets]
     public = "subnet-…"
@@ -26,7 +27,7 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +66,7 @@ class Profile:
     login_user: str = "ec2-user"
     topic: str | None = None
     bucket: str | None = None
+    nat_instance: str | None = None
     cloud: str = "aws"
     home: Path = field(default_factory=state_home)
 
@@ -92,6 +94,11 @@ class Profile:
         if isinstance(out.get("groups"), (list, tuple)):
             out["groups"] = [self.group(one) if isinstance(one, str) else one for one in out["groups"]]
         return out
+
+    def goes_by_nat(self, subnets: Iterable[str]) -> bool:
+        """Whether machines in these subnets go out by the profile's NAT instance."""
+        private = {id for name, id in self.subnets.items() if name.startswith("private")}
+        return self.nat_instance is not None and not private.isdisjoint(subnets)
 
     def _resolve(self, what: str, name: str, table: Mapping[str, str], prefix: str) -> str:
         if name in table:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import ec2, orphans
+from . import ec2, nat, orphans
 from .aws import Aws
 from .ending import end
 from .errors import ProfileError
@@ -88,16 +88,31 @@ def overdue(found: Sequence[Found]) -> list[Found]:
     return orphans.expired(found, time.time())
 
 
+def idle(profile: Profile, *, all_regions: bool = False) -> list[Found]:
+    """The NAT instances of set-ups that run though no session holds them, and have not shut themselves down. Raises kinds of AwsError."""
+    return asyncio.run(_idle(profile, all_regions))
+
+
+async def _idle(profile: Profile, all_regions: bool) -> list[Found]:
+    places = await _at(profile, profile.region, regions) if all_regions else [profile.region]
+    found = []
+    for region in dict.fromkeys([profile.region, *places]):
+        rows = await _at(profile, region, partial(nat.idle, now=time.time()))
+        found += [Found(nat.THING, row["InstanceId"], region, "–", state=row["State"]["Name"]) for row in rows]
+    return found
+
+
 def reap(profile: Profile, *, all_regions: bool = False) -> Receipt:
     """End what has outlived the end that its tag names, whoever made it, and prove it. Never raises for what AWS refuses to end.
 
-    A living session moves that end while it works; so what is past it has nobody who wants it. Raises kinds of AwsError.
+    A living session moves that end while it works; so what is past it has nobody who wants it. NAT instances that run for nobody are
+    stopped. Raises kinds of AwsError.
     """
     found = look(profile, all_regions=all_regions)
-    return asyncio.run(_reap(profile, found, overdue(found)))
+    return asyncio.run(_reap(profile, found, overdue(found), idle(profile, all_regions=all_regions)))
 
 
-async def _reap(profile: Profile, found: Sequence[Found], over: Sequence[Found]) -> Receipt:
+async def _reap(profile: Profile, found: Sequence[Found], over: Sequence[Found], unused: Sequence[Found]) -> Receipt:
     total = Receipt()
     for session, region in dict.fromkeys((one.session, one.region) for one in over):
         mine = [one for one in over if (one.session, one.region) == (session, region)]
@@ -105,4 +120,5 @@ async def _reap(profile: Profile, found: Sequence[Found], over: Sequence[Found])
         launches = None if whole else orphans.launches(mine)
         estate = Estate.read(session, region, orphans.entries(mine, time.time()), launches)
         total += await _at(profile, region, partial(end, estate=estate, rate=lambda row: 0.0, launches=launches))
-    return total
+    stopped = [await _at(profile, one.region, partial(nat.release, instance=one.id, session="", region=one.region)) for one in unused]
+    return total + Receipt(tuple(stopped))

@@ -191,6 +191,7 @@ def _reap(options: argparse.Namespace) -> int:
     profile = recovery.cloud(options.cloud, state_home())
     if options.dry_run:
         found = recovery.overdue(recovery.look(profile, all_regions=options.all_regions))
+        found += recovery.idle(profile, all_regions=options.all_regions)
         _show(found, "nothing has outlived its end")
         return 1 if found else 0
     receipt = recovery.reap(profile, all_regions=options.all_regions)

@@ -140,6 +140,10 @@ class Session:
         """That place, whether there is anything yet or not."""
         return self._belongings.place
 
+    async def way_out(self, conductor: Conductor) -> None:
+        """The NAT instance runs until the launch's hard end, where its machines go out by one."""
+        await self._belongings.way_out(conductor.subnets, conductor.expires)
+
     async def prices(self, types: Sequence[str]) -> Tariff:
         """Spot prices, those of these types among them if AWS tells."""
         return await self._books.prices(types)

@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
         one.add_argument("--cloud", metavar="NAME", help="aws, local, or a profile; without it the local cloud while it runs, else aws")
     for one in (planning, applying):
         one.add_argument("--zones", type=_listed, default=(), metavar="A,B", help="the zones to have subnets in (all of the region)")
-        one.add_argument("--private", metavar="WAY", help="the private subnets' way out: endpoints (if none is named), nat or none")
+        one.add_argument("--private", metavar="WAY", help="the private side's way out: endpoints (if not said), nat-instance, nat, none")
         one.add_argument("--ssh", type=_listed, default=(), metavar="BLOCK,…", help="who may use SSH (the address of this computer)")
         one.add_argument("--key-file", type=Path, metavar="FILE", help="the private half of your key pair (one is made)")
         one.add_argument("--alarms", type=_sums, metavar="USD,…", help="when to be told of a month's bill (1,5,20,100); none for no alarms")

@@ -129,7 +129,8 @@ def preflight(
     session, order = whole.session, whole.order(n, whole.hours)
 
     async def looking() -> Preflight:
-        return judge(await inspect_launch(session.aws.call, order, whole.pools, region=session.profile.region))
+        return judge(await inspect_launch(session.aws.call, order, whole.pools, region=session.profile.region,
+                                          nat=session.profile.nat_instance))  # fmt: skip
 
     return session.submit(looking(), "preflight")
 

@@ -90,6 +90,8 @@ KEPT = {**IMAGE, "BlockDeviceMappings": [disk("/dev/xvda", DeleteOnTermination=T
         ("reports", FAIL, "no public address", {"public": False}),
         ("reports", OK, "by nat-1", {"routes": route(NatGatewayId="nat-1"), "public": False}),
         ("reports", FAIL, "ends nowhere", {"routes": route(NatGatewayId="nat-1", State="blackhole")}),
+        ("reports", FAIL, "ends nowhere", {"routes": route(InstanceId="i-1", State="blackhole"), "nat": "i-2"}),
+        ("reports", OK, "i-1, which the launch starts", {"routes": route(InstanceId="i-1", State="blackhole"), "nat": "i-1"}),
         ("reports", FAIL, "no endpoints for sns", {"routes": [MAIN, OWN_TABLE]}),
         ("reports", OK, "endpoints for sns", {"routes": [OWN_TABLE], "endpoints": [endpoint("sns", "Available")]}),
         ("reports", FAIL, "no endpoints for ssm", {"routes": [OWN_TABLE], "endpoints": [endpoint("sns")], "needs": ("sns", "ssm")}),

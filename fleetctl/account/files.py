@@ -62,6 +62,7 @@ async def write(place: Place, profile: Profile, options: Options, key_file: Path
         "instance_profile": place.id("profile", "machine"),
         "login_user": profile.login_user,
         "bucket": place.facts.bucket,
+        **({"nat_instance": place.id("nat-instance", "nat")} if options.private == "nat-instance" else {}),
         "subnets": {**first, **subnets},
         "groups": {"default": place.id("group", "machines")},
     }

@@ -13,6 +13,8 @@ __all__ = ["KINDS", "OPTIONS_TAG", "ROUTES"]
 
 OPTIONS_TAG = "fleetctl:options"
 EVERYTHING = "0.0.0.0/0"
+ROUTED = {"gateway": "GatewayId", "nat": "NatGatewayId", "nat-instance": "InstanceId"}  # what a route goes to, and how it names that
+GROUPS = {"machines": "SSH from outside, everything among members", "nat": "everything from the private subnets"}
 
 
 # --- VPC -------------------------------------------------------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ def _out_by(place: Place, row: dict[str, Any]) -> str:
     """Where everything goes that has no other way: kind and part, or the id of what is not ours; '' for nowhere."""
     for route in row.get("Routes", ()):
         if route.get("DestinationCidrBlock") == EVERYTHING:
-            for kind, key in (("gateway", "GatewayId"), ("nat", "NatGatewayId")):
+            for kind, key in ROUTED.items():
                 if route.get(key):
                     return f"{kind} {place.part(kind, route[key])}"
             return "something else"
@@ -156,10 +158,9 @@ async def _put_routes(place: Place, wanted: Wanted, id: str, keys: Collection[st
         there = _out_by(place, row)
         way = {"DestinationCidrBlock": EVERYTHING}
         if kind:
-            by = {"gateway": "GatewayId", "nat": "NatGatewayId"}[kind]
             if there != wanted.settings["out by"]:
                 operation = "replace_route" if there else "create_route"
-                await place.do("ec2", operation, RouteTableId=id, **way, **{by: place.id(kind, part)})
+                await place.do("ec2", operation, RouteTableId=id, **way, **{ROUTED[kind]: place.id(kind, part)})
         elif there:
             await place.do("ec2", "delete_route", RouteTableId=id, **way)
     if "subnets" in keys:
@@ -194,7 +195,7 @@ async def _make_group(place: Place, wanted: Wanted) -> str:
         "ec2",
         "create_security_group",
         GroupName=f"fleetctl-{place.facts.setup}-{wanted.part}",
-        Description="fleetctl: SSH from outside, everything among members",
+        Description=f"fleetctl: {GROUPS[wanted.part]}",
         VpcId=place.id("vpc", "vpc"),
         TagSpecifications=place.specification("security-group", wanted.part),
     )
@@ -227,4 +228,4 @@ KINDS = (
     in_ec2("group", _find_groups, _make_group, _put_group, _remove_group, "describe_security_groups", "GroupIds", needs=("vpc",)),
 )  # fmt: skip
 ROUTES = in_ec2("routes", _find_routes, _make_routes, _put_routes, _remove_routes, "describe_route_tables", "RouteTableIds",
-                needs=("vpc", "subnet", "gateway", "nat"))  # fmt: skip
+                needs=("vpc", "subnet", "gateway", "nat", "nat-instance"))  # fmt: skip

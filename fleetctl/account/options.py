@@ -21,7 +21,9 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # so that the longest of the names, 
 NETWORK = "10.0.0.0/16"
 BLOCKS = [str(block) for block in ipaddress.ip_network(NETWORK).subnets(new_prefix=20)]
 ZONES = len(BLOCKS) // 2
-PRIVATE = ("endpoints", "nat", "none")
+PRIVATE = ("endpoints", "nat", "nat-instance", "none")
+OUT_BY = {"nat": "nat nat", "nat-instance": "nat-instance nat"}  # kind and part of what the private subnets' default route goes to
+NAT_TYPE = "t4g.nano"  # up to 5 Gbit/s for a while, 32 Mbit/s for ever (EC2 User Guide, "Network bandwidth"): reports and packages
 SERVICES = ("sns", "ssm")  # what a machine talks to, besides S3, whose endpoint costs nothing; to SQS only controllers do
 INSIDE = "all from its members"
 TAG_LENGTH = 256  # of a value (EC2 User Guide, "Tag restrictions")
@@ -200,11 +202,16 @@ def _ways_out(options: Options) -> list[Wanted]:
     public, private = (tuple(f"{side}-{letter}" for letter in letters) for side in ("public", "private"))
     things = [
         Wanted("routes", "public", {"out by": "gateway gateway", "subnets": public}),
-        Wanted("routes", "private", {"out by": "nat nat" if options.private == "nat" else "", "subnets": private}),
+        Wanted("routes", "private", {"out by": OUT_BY.get(options.private, ""), "subnets": private}),
         Wanted("endpoint", "s3", {"service": "s3", "type": "Gateway", "in": ("private", "public")}),
     ]
     if options.private == "nat":
         things += [Wanted("address", "nat"), Wanted("nat", "nat", {"subnet": public[0]})]
+    if options.private == "nat-instance":
+        inside = tuple(sorted(f"all from {BLOCKS[place(zone) + ZONES]}" for zone in options.zones))
+        things += [Wanted("group", "nat", {"lets in": inside}),
+                   Wanted("nat-instance", "nat", {"type": NAT_TYPE, "subnet": public[0], "group": "nat", "protected": True,
+                                                  "forwards": True, "at shutdown": "stop"})]  # fmt: skip
     if options.private == "endpoints":  # in one zone: the other zones' machines reach it too, and each further one costs as much again
         things += [Wanted("endpoint", one, {"service": one, "type": "Interface", "in": private[:1]}) for one in SERVICES]
     return things

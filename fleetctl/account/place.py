@@ -72,7 +72,7 @@ class Place:
             except NotFound as error:
                 log.info("%s; again in %s s", error.what, pause)
             except Network as error:
-                if operation.startswith(("create_", "allocate_")):
+                if operation.startswith(("create_", "allocate_", "run_")):
                     raise
                 log.info("%s; again in %s s", error.what, pause)
             await asyncio.sleep(pause)
@@ -107,9 +107,10 @@ class Kind:
         return f"<kind {self.name}>"
 
 
-def in_ec2(name: str, find: Any, make: Any, put: Any, remove: Any, operation: str, key: str, **more: Any) -> Kind:
-    """A kind of EC2's, where tags are put on everything by one call."""
-    return Kind(name, find, make, remove, put, mark_ec2, ("ec2", operation, key), **more)
+def in_ec2(name: str, find: Any, make: Any, put: Any, remove: Any, look: str | Callable[[Place, str], Awaitable[str]], key: str = "",
+           **more: Any) -> Kind:  # fmt: skip
+    """A kind of EC2's, where tags are put on everything by one call; it is looked at by an operation with its id as `key`, or by `look`."""
+    return Kind(name, find, make, remove, put, mark_ec2, ("ec2", look, key) if isinstance(look, str) else look, **more)
 
 
 def tags_of(row: Mapping[str, Any], key: str = "Tags") -> dict[str, str]:
@@ -117,9 +118,9 @@ def tags_of(row: Mapping[str, Any], key: str = "Tags") -> dict[str, str]:
     return {one["Key"]: one["Value"] for one in row.get(key, ())}
 
 
-def seen(kind: str, id: str, tags: Mapping[str, str], settings: Mapping[str, Any], *, ending: bool = False) -> Seen:
+def seen(kind: str, id: str, tags: Mapping[str, str], settings: Mapping[str, Any], *, ending: bool = False, note: str = "") -> Seen:
     """What bears the set-up's tag, as seen."""
-    return Seen(kind, tags.get(PART_TAG, "?"), id, settings, done=DONE_TAG in tags, ending=ending)
+    return Seen(kind, tags.get(PART_TAG, "?"), id, settings, done=DONE_TAG in tags, ending=ending, note=note)
 
 
 async def mark_ec2(place: Place, part: str, id: str) -> None:

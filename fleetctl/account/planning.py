@@ -55,6 +55,7 @@ class Seen:
     """A thing that the account has. `done`: it bears the mark of the finished; `ending`: it is on its way out already.
 
     `barred`: why it cannot be had yet. `shared`: why it stays when the set-up goes, as other set-ups of the account live by it too.
+    `note`: what it does at the moment, for people.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Seen:
     ending: bool = False
     barred: str = ""
     shared: str = ""
+    note: str = ""
 
 
 class Difference(NamedTuple):
@@ -170,5 +172,5 @@ def _step(wanted: Wanted, found: Sequence[Seen], fixed: frozenset[str], fix: boo
     elif differs:
         verb = Verb.CHANGE if fix else Verb.DRIFT
     else:
-        verb = Verb.LEAVE
+        verb, why = Verb.LEAVE, best.note
     return Step(verb, wanted.kind, wanted.part, best.id, wanted, differs, why)

@@ -18,9 +18,11 @@ HOURLY = {
     "nat": 0.045,
     "address": 0.005,  # a public IPv4 address, whether anything uses it or not
     "endpoint Interface": 0.01,  # in each zone
+    "nat-instance": 0.0009,  # its volume, which it keeps while it is stopped: 8 GB at $0.08 a month
 }
 BESIDES = {
     "nat": "$0.045 a GB",
+    "nat-instance": "$0.0092 an hour while sessions use it",  # the machine and its public address
     "endpoint Interface": "$0.01 a GB",
     "bucket": "$0.023 a GB and month",
     "report": "nothing but its place in the bucket",

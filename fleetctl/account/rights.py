@@ -25,12 +25,12 @@ TRUST: Document = {
 CALLS: Mapping[str, tuple[str, ...]] = {
     "ec2": (
         "cancel_spot_instance_requests", "create_fleet", "create_image", "create_launch_template", "create_tags", "delete_fleets",
-        "delete_launch_template", "delete_nat_gateway", "delete_snapshot", "delete_volume", "deregister_image", "describe_addresses",
-        "describe_fleets", "describe_images", "describe_instance_status", "describe_instance_types", "describe_instances",
-        "describe_launch_templates", "describe_nat_gateways", "describe_regions", "describe_route_tables", "describe_snapshots",
-        "describe_spot_instance_requests", "describe_spot_price_history", "describe_subnets", "describe_tags", "describe_volumes",
-        "describe_vpc_endpoints", "get_console_output", "release_address", "request_spot_instances", "run_instances",
-        "terminate_instances",
+        "delete_launch_template", "delete_nat_gateway", "delete_snapshot", "delete_tags", "delete_volume", "deregister_image",
+        "describe_addresses", "describe_fleets", "describe_images", "describe_instance_status", "describe_instance_types",
+        "describe_instances", "describe_launch_templates", "describe_nat_gateways", "describe_regions", "describe_route_tables",
+        "describe_snapshots", "describe_spot_instance_requests", "describe_spot_price_history", "describe_subnets", "describe_tags",
+        "describe_volumes", "describe_vpc_endpoints", "get_console_output", "release_address", "request_spot_instances", "run_instances",
+        "start_instances", "stop_instances", "terminate_instances",
     ),
     "sns": (
         "create_topic", "delete_topic", "get_subscription_attributes", "get_topic_attributes", "list_subscriptions",
@@ -57,11 +57,12 @@ SETUP_CALLS: Mapping[str, tuple[str, ...]] = {
         "create_internet_gateway", "create_nat_gateway", "create_route", "create_route_table", "create_security_group", "create_subnet",
         "create_tags", "create_vpc", "create_vpc_endpoint", "delete_internet_gateway", "delete_key_pair", "delete_nat_gateway",
         "delete_route", "delete_route_table", "delete_security_group", "delete_subnet", "delete_vpc", "delete_vpc_endpoints",
-        "describe_addresses", "describe_availability_zones", "describe_instances", "describe_internet_gateways", "describe_key_pairs",
-        "describe_nat_gateways", "describe_network_interfaces", "describe_route_tables", "describe_security_groups",
-        "describe_subnets", "describe_vpc_attribute", "describe_vpc_endpoints", "describe_vpcs", "detach_internet_gateway",
-        "disassociate_route_table", "import_key_pair", "modify_subnet_attribute", "modify_vpc_attribute", "modify_vpc_endpoint",
-        "release_address", "replace_route", "revoke_security_group_ingress",
+        "describe_addresses", "describe_availability_zones", "describe_instance_attribute", "describe_instances",
+        "describe_internet_gateways", "describe_key_pairs", "describe_nat_gateways", "describe_network_interfaces",
+        "describe_route_tables", "describe_security_groups", "describe_subnets", "describe_vpc_attribute", "describe_vpc_endpoints",
+        "describe_vpcs", "detach_internet_gateway", "disassociate_route_table", "import_key_pair", "modify_instance_attribute",
+        "modify_subnet_attribute", "modify_vpc_attribute", "modify_vpc_endpoint", "release_address", "replace_route",
+        "revoke_security_group_ingress", "run_instances", "terminate_instances",
     ),
     "iam": (
         "add_role_to_instance_profile", "create_instance_profile", "create_policy", "create_policy_version", "create_role",
@@ -152,6 +153,7 @@ EVERYWHERE = frozenset({"sns:unsubscribe", "sns:list_topics", "sns:list_subscrip
                         "sqs:list_queues", "ssm:describe_parameters", "s3:list_buckets", "sts:decode_authorization_message",
                         "service-quotas:get_service_quota"})  # fmt: skip
 ENDS_MACHINES = "ec2:terminate_instances"
+OF_THE_NAT_INSTANCE = ("ec2:delete_tags", "ec2:start_instances", "ec2:stop_instances")  # of a set-up, by whose tag it is known
 
 
 def action(service: str, operation: str) -> str:
@@ -195,7 +197,8 @@ def controller(partition: str, region: str, account: str, bucket: str, role: str
     """What the controlling user may do: `CALLS`, on names that begin with fleetctl's and machines that bear its tag or role."""
 
     def of(service: str) -> list[str]:
-        return _actions((service, one) for one in CALLS[service] if f"{service}:{one}" not in EVERYWHERE | {ENDS_MACHINES})
+        apart = EVERYWHERE | {ENDS_MACHINES, *OF_THE_NAT_INSTANCE}
+        return _actions((service, one) for one in CALLS[service] if f"{service}:{one}" not in apart)
 
     profile = f"arn:{partition}:iam::{account}:instance-profile/{role}"
     machines = [f"arn:{partition}:ec2:{region}:{account}:instance/*"]
@@ -207,6 +210,8 @@ def controller(partition: str, region: str, account: str, bucket: str, role: str
         _allow(end, machines, {"StringLike": ours}),
         # RequestSpotInstances' machines are tagged after they are there: until then their profile says whose they are
         _allow(end, machines, {"ArnEquals": {"ec2:InstanceProfile": profile}}),
+        _allow(_actions(tuple(one.split(":")) for one in OF_THE_NAT_INSTANCE), machines,
+               {"StringLike": {"ec2:ResourceTag/fleetctl:setup": "*"}}),
         _allow(of("sns"), [f"arn:{partition}:sns:{region}:{account}:fleetctl-*"]),
         _allow(of("sqs"), [f"arn:{partition}:sqs:{region}:{account}:fleetctl-*"]),
         _allow(of("ssm"), [f"arn:{partition}:ssm:{region}:{account}:parameter/fleetctl/*"]),

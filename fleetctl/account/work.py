@@ -12,7 +12,7 @@ from typing import Any
 from ..ec2 import pages
 from ..errors import AwsError, Denied, NotFound, SetupFailed
 from ..receipt import Line, Receipt
-from . import billing, costs, identity, network, reaping, rights, storage, ways
+from . import billing, costs, identity, network, reaping, rights, router, storage, ways
 from .place import Kind, Place, end_of, until
 from .planning import Seen, Step, Verb, Wanted
 
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        *network.KINDS, *ways.KINDS, network.ROUTES, ways.ENDPOINT, *storage.KINDS, *identity.KINDS, *billing.KINDS, *costs.KINDS,
-        *reaping.KINDS
+        *network.KINDS, *ways.KINDS, router.KIND, network.ROUTES, ways.ENDPOINT, *storage.KINDS, *identity.KINDS, *billing.KINDS,
+        *costs.KINDS, *reaping.KINDS
     )
 }  # fmt: skip
 """Every kind, lowest first: what one needs stands before it."""
@@ -153,13 +153,14 @@ async def _remove(place: Place, thing: Seen) -> str:
 
 
 async def living_machines(place: Place) -> list[str]:
-    """The machines in the set-up's network, whoever made them: while one is there, nothing can be removed."""
+    """The machines in the set-up's network but its own, whoever made them: while one is there, nothing can be removed."""
     vpc = place.ids.get(("vpc", "vpc"))
     if vpc is None:
         return []
     here = [{"Name": "vpc-id", "Values": [vpc]}, {"Name": "instance-state-name", "Values": ALIVE}]
     rows = await pages(place.call, "describe_instances", "Reservations", Filters=here)
-    return sorted(one["InstanceId"] for row in rows for one in row["Instances"])
+    own = {id for (kind, _), id in place.ids.items() if kind == "nat-instance"}
+    return sorted({one["InstanceId"] for row in rows for one in row["Instances"]} - own)
 
 
 async def holders(place: Place) -> str:

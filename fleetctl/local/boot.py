@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -19,4 +20,5 @@ class Boot:
     public_keys: tuple[str, ...]    # OpenSSH lines: who may log in
     role: str | None                # name of the instance profile's role; None: the metadata service has no credentials
     spot: bool = True
+    tags: Callable[[], Mapping[str, str]] | None = None     # its tags as they are now; None where its metadata are not to show them
     public_ip: str = ""             # '' for a machine without public address; in the local cloud equal to ip

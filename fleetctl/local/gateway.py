@@ -21,7 +21,7 @@ from werkzeug.wrappers import Response
 
 from fleetctl.local.calls import CallLog
 from fleetctl.local.faults import Faults
-from fleetctl.local.patches import tidy_buckets
+from fleetctl.local.patches import publish_images, tidy_buckets
 from fleetctl.local.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -165,6 +165,8 @@ def load_service(service: str) -> Callable[[Request], Response]:
     if service not in SERVICES:
         raise UnknownService(service)
     module, name = SERVICES[service]
+    if service == "ssm":
+        publish_images()
     dispatch = getattr(import_module(module), name).dispatch
 
     def answer(request: Request) -> Response:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fleetctl.local import image, imds, pictures, sshd
 from fleetctl.local.boot import Boot
+from fleetctl.local.pid1 import EACH_BOOT
 from fleetctl.local.wire import LoopWire, Message
 
 _CONSOLE = 65_536       # what EC2 keeps of a console too
@@ -123,7 +124,7 @@ class Guest:
         self._ssh.listen(ssh_socket)
         ours, theirs = socket.socketpair()
         self._wire = LoopWire(self._loop, ours, self._inside_says, self._lose_commands)
-        user_data = b"" if self._booted_before else self.boot.user_data
+        user_data = self.boot.user_data if not self._booted_before or self.boot.user_data.startswith(EACH_BOOT) else b""
         spec = {"directory": str(self.directory), "hostname": "ip-" + self.boot.ip.replace(".", "-"), "environment": environment,
                 "user_data": b64encode(user_data).decode(), "host_key": self._key.public, "tools": str(self._site.bin.parent / "power")}
         self._site.nursery.send({"op": "boot", "id": self.boot.instance_id, "spec": spec}, [theirs.detach()])

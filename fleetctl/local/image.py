@@ -1,8 +1,9 @@
 """The machine image of the local cloud: a directory of commands that stands first on every instance's PATH.
 
 It holds what a machine image for a fleet holds: python with gridworker, a bare python by its version's name, a Redis-compatible server,
-aws, curl, cloud-init's name (its work is the first process's), and the power commands. What would change the system is refused, as that is
-this computer's own. All else (bash, coreutils, sed, grep) is the host's. Built by each hypervisor, in a few milliseconds.
+aws, curl, cloud-init's name (its work is the first process's), the power commands, and those of a router, which note what they are told.
+What would change the system is refused, as that is this computer's own. All else (bash, coreutils, sed, grep) is the host's. Built by
+each hypervisor, in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -82,6 +83,15 @@ _REFUSED = """#!/bin/sh
 echo "${0##*/}: a machine of the local cloud shares its system with your computer, and must not change it" >&2
 exit 1
 """
+# The kernel is this computer's, and no packet goes through a machine here: what a router is told is kept as it was told, in force nowhere.
+_ROUTER = """#!/bin/sh
+told=${HOME%/*}/router
+case " $* " in
+    *" -C "*) grep -qxF "${0##*/} $(echo "$*" | sed 's/ -C / -A /; s/^-C /-A /')" "$told" 2>/dev/null; exit ;;
+esac
+echo "${0##*/} $*" >>"$told"
+"""
+ROUTER = ("sysctl", "iptables")
 CHANGERS = ("sudo", "dnf", "yum", "apt", "apt-get", "dpkg", "rpm")
 
 
@@ -105,6 +115,8 @@ def build(directory: Path) -> Path:
     _command(bin_ / "cloud-init", _CLOUD_INIT)
     for name in CHANGERS:
         _command(bin_ / name, _REFUSED)
+    for name in ROUTER:
+        _command(bin_ / name, _ROUTER)
     for name in ("shutdown", "poweroff", "halt", "reboot"):
         _command(power / name, _POWER)
     for name in _HOST_TOOLS:

@@ -159,7 +159,8 @@ class Metadata:
         return facts
 
     def _changing(self) -> dict[str, bytes]:
-        facts = {}
+        tags = self._boot.tags() if self._boot.tags is not None else {}
+        facts = {f"meta-data/tags/instance/{key}": value.encode() for key, value in tags.items()}
         if self._advised:
             facts["meta-data/events/recommendations/rebalance"] = json.dumps({"noticeTime": self._advised}).encode()
         if self._notice is None:

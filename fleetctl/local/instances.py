@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from fleetctl.local.boot import Boot
@@ -88,7 +88,8 @@ class Instances:
         boot = Boot(
             instance_id=instance.id, ip=address, type=type, zone=zone, region=instance.region_name, image_id=instance.image_id,
             user_data=base64.b64decode(str(instance.user_data)) if instance.user_data else b"", public_keys=_public_keys(instance),
-            role=role, spot=instance.lifecycle == "spot", public_ip=address if public else "")
+            role=role, spot=instance.lifecycle == "spot", public_ip=address if public else "",
+            tags=_shown_tags(instance))
         if slow := self.faults.strikes("slow-boot", **pool):
             self._late.add(instance.id)
             self.timers.after(float(slow.settings["seconds"]), lambda: self._boot_late(boot))
@@ -223,6 +224,12 @@ def _readdress(instance: Any, address: str) -> bool:
     if nic.public_ip:
         nic.public_ip = address
     return bool(nic.public_ip)
+
+
+def _shown_tags(instance: Any) -> Callable[[], Mapping[str, str]] | None:
+    """What tells the tags of an instance as they are, if its metadata are to show them."""
+    backend = instance.ec2_backend
+    return (lambda: dict(backend.tags.get(instance.id, {}))) if instance.metadata_options.instance_metadata_tags == "enabled" else None
 
 
 def _public_keys(instance: Any) -> tuple[str, ...]:

@@ -74,3 +74,8 @@ class NetworkEC2(EC2Backend):
             for group in groups.values():
                 if group.id != but:
                     yield from (rule.source_group.get("GroupId", "") for rule in (*group.ingress_rules, *group.egress_rules))
+
+
+def route_state(route: Any) -> str:
+    """A route through an instance that does not run ends nowhere (VPC User Guide, "Route tables": a blackhole route)."""
+    return "active" if route.instance is None or route.instance.state == "running" else "blackhole"

@@ -9,7 +9,7 @@ For a quick start (1.1 s of imports become 0.3 s): at import moto loads the inst
 botocore's endpoint data for all regions of all partitions, several times. Here it begins without any; they come by `add_region`.
 
 Filters of DescribeInstances that moto has not: FILTERS. Root devices of images that end with their machine: _devices. Tags of buckets
-that end with their bucket, and policies of buckets: tidy_buckets.
+that end with their bucket, and policies of buckets: tidy_buckets. The images that SSM's public parameters name: publish_images.
 
 For quick calls:
     BaseResponse method names      inspected at each request: kept per class
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fleetctl.local.ec2 import Wire
 
 MOTO = "5.2.5"
+LATEST = tuple(f"/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{machine}" for machine in ("x86_64", "arm64"))
 CALLER = "arn:aws:iam::123456789012:root"   # who asks of S3: moto knows no more
 
 
@@ -106,12 +107,13 @@ def install(wire: Wire) -> None:
     """Put our classes in moto's places; after `prepare`."""
     from moto.ec2 import models as ec2
     from moto.ec2 import utils
-    from moto.ec2.models import amis, instances
+    from moto.ec2.models import amis, instances, route_tables
     from moto.sns import models as sns
     from moto.sqs import models as sqs
 
     from fleetctl.local.channel import LocalQueue, LocalSQS, LocalSubscription, LocalTopic
     from fleetctl.local.ec2 import LocalEC2, LocalInstance
+    from fleetctl.local.network import route_state
 
     LocalEC2.wire = wire
     LocalSubscription.faults, LocalSubscription.timers = wire.faults, wire.timers
@@ -119,6 +121,7 @@ def install(wire: Wire) -> None:
     LocalTopic.settled, LocalTopic.mute = staticmethod(wire.instances.machines.settled), wire.instances.mute
     instances.Instance = LocalInstance
     amis.Ami.block_device_mappings = property(_devices)
+    route_tables.Route.state = property(route_state)
     utils.filter_dict_attribute_mapping.update(FILTERS)
     ec2.ec2_backends.backend = LocalEC2
     sqs.Queue = LocalQueue
@@ -141,6 +144,22 @@ def tidy_buckets() -> None:
         return deleted
 
     S3Backend.delete_bucket = delete_bucket
+
+
+def publish_images() -> None:
+    """Have the public parameters of Amazon Linux name the region's own image (moto: images that are not here); once SSM is loaded."""
+    from moto.core.utils import utcnow
+    from moto.ssm.models import Parameter, ParameterDict
+
+    from fleetctl.local import seed
+
+    def load(known: Any) -> None:
+        for name in LATEST:
+            known[name] = [Parameter(account_id=known.account_id, name=name, value=seed.image(known.region_name), parameter_type="String",
+                                     description=None, allowed_pattern=None, keyid=None, last_modified_date=utcnow(), version=1,
+                                     data_type="aws:ec2:image")]
+
+    ParameterDict._load_latest_amis = load
 
 
 def _permission(bucket: Any, action: str, resource: str) -> Any:

@@ -30,6 +30,7 @@ from fleetctl.local.wire import Message, Wire
 
 SHUTDOWN_GRACE = 2.0    # seconds from SIGTERM to SIGKILL when the instance itself asks; systemd gives 90, but nobody here waits for disks
 _VERBS = ("poweroff", "reboot", "halt")
+EACH_BOOT = b"#cloud-boothook"  # user data that begins so runs at each boot (cloud-init's documentation, "User data formats")
 
 
 class Spec(NamedTuple):
@@ -38,7 +39,7 @@ class Spec(NamedTuple):
     directory: str
     hostname: str
     environment: dict[str, str]
-    user_data: str          # base64; "" for an instance that has booted before: user data runs once in an instance's life, as on AWS
+    user_data: str          # base64; "" for an instance that has booted before: but for boot hooks, it runs once in an instance's life
     host_key: str           # the SSH server's public key, one line
     tools: str              # directory of the image's power commands
 
@@ -133,6 +134,8 @@ class Init:
                 data = gzip.decompress(data)
         console = os.open(self._spec.path("console.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with contextlib.closing(os.fdopen(console, "wb", buffering=0)) as out:
+            if data.startswith(EACH_BOOT):
+                data = data.partition(b"\n")[2]
             if not data.startswith(b"#!"):
                 out.write(b"user data: not a script (no #! in front), left alone\n")
                 return

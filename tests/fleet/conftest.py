@@ -1,6 +1,7 @@
 """One local cloud for each test process, and a session of its own for each test."""
 
 import asyncio
+import dataclasses
 import os
 import subprocess
 import sys
@@ -10,13 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl import ending, listing, notify, profiles, things, topup
+from fleetctl import account, ending, listing, notify, profiles, things, topup
+from fleetctl.account import Options
+from fleetctl.orphans import session_of
+from fleetctl.profiles import Profile
 from fleetctl.session import Session
 
 sys.path.insert(0, str(Path(__file__).parent))  # fake_aws is shared by several test modules
 
 import fake_aws
 
+ONE_ZONE = Options(zones=("us-east-1a",), ssh=("203.0.113.7",))
 REQUEST = {"SpotPrice": "0.01", "LaunchSpecification": {"InstanceType": "t3.micro", "NetworkInterfaces": [{"DeviceIndex": 0}]}}
 
 
@@ -217,3 +222,114 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(Aws, "call", call)
     return seen
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """Profiles and keys of this test alone."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config" / "fleetctl"
+
+
+class Near(Profile):
+    """The local cloud's profile with one way to it for many commands: making its clients takes longer than all that they ask."""
+
+    def aws(self):
+        return self.way
+
+
+@pytest.fixture(scope="module")
+def runner():
+    """One event loop for the way to the cloud."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def near(home, runner):
+    base = profiles.load("local", home=home)
+    made = Near(**{field.name: getattr(base, field.name) for field in dataclasses.fields(Profile)})
+    way = base.aws()
+    real, way.close = way.close, _stay_open
+    object.__setattr__(made, "way", way)
+    yield made
+    runner.run(real())
+
+
+async def _stay_open():
+    """What closes a way that others go on using."""
+
+
+@pytest.fixture(scope="module")
+def client(near):
+    """boto3 clients of the local cloud, one of each service."""
+    session, made = near.way.boto3(), {}
+
+    def of(service):
+        if service not in made:
+            made[service] = session.client(service)
+        return made[service]
+
+    yield of
+    for one in made.values():
+        one.close()
+
+
+@pytest.fixture
+def there(client):
+    """Everything of the kinds that a set-up makes, whoever made it, as the services list it."""
+
+    def look():
+        ec2, iam = client("ec2"), client("iam")
+        found = {
+            "vpc": [one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"]],
+            "subnet": [one["SubnetId"] for one in ec2.describe_subnets()["Subnets"]],
+            "gateway": [one["InternetGatewayId"] for one in ec2.describe_internet_gateways()["InternetGateways"]],
+            "routes": [one["RouteTableId"] for one in ec2.describe_route_tables()["RouteTables"]],
+            "group": [one["GroupId"] for one in ec2.describe_security_groups()["SecurityGroups"]],
+            "endpoint": [one["VpcEndpointId"] for one in ec2.describe_vpc_endpoints()["VpcEndpoints"] if one["State"] != "deleted"],
+            "address": [one["AllocationId"] for one in ec2.describe_addresses()["Addresses"]],
+            "nat": [one["NatGatewayId"] for one in ec2.describe_nat_gateways()["NatGateways"] if one["State"] != "deleted"],
+            "nat-instance": [one["InstanceId"] for row in ec2.describe_instances()["Reservations"] for one in row["Instances"]
+                             if one["State"]["Name"] != "terminated"],
+            "key": [one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]],
+            "bucket": [one["Name"] for one in client("s3").list_buckets()["Buckets"]],
+            "role": [one["RoleName"] for one in iam.list_roles()["Roles"]],
+            "profile": [one["InstanceProfileName"] for one in iam.list_instance_profiles()["InstanceProfiles"]],
+            "policy": [one["PolicyName"] for one in iam.list_policies(Scope="Local")["Policies"]],
+            "topic": [one["TopicArn"] for one in client("sns").list_topics()["Topics"] if not session_of(one["TopicArn"])],
+            "alarm": [one["AlarmName"] for one in client("cloudwatch").describe_alarms()["MetricAlarms"]],
+            "stack": [one["StackName"] for one in client("cloudformation").describe_stacks()["Stacks"]],
+            "function": [one["FunctionName"] for one in client("lambda").list_functions()["Functions"]],
+            "rule": [one["Name"] for one in client("events").list_rules()["Rules"]],
+            "log": [one["logGroupName"] for one in client("logs").describe_log_groups()["logGroups"]],
+            "report": [one["ExportName"] for one in client("bcm-data-exports").list_exports()["Exports"]],
+            "budget": [one["BudgetName"] for one in client("budgets").describe_budgets(AccountId="123456789012")["Budgets"]],
+        }
+        return {kind: sorted(ids) for kind, ids in found.items()}
+
+    return look
+
+
+@pytest.fixture
+def setup(near, runner, there, config, monkeypatch):
+    """The verbs of `account` for one set-up, which is gone at the end of the test, with all else as it was."""
+    before = there()
+    monkeypatch.setattr(account, "DOUBT_SECONDS", 0.0)
+
+    class Setup:
+        def plan(self, options=None, **more):
+            return runner.run(account.looked(near, "lab", options, **more))
+
+        def apply(self, options=ONE_ZONE, **more):
+            return runner.run(account.applied(near, "lab", options, **more))
+
+        def destroy(self, **more):
+            return runner.run(account.destroyed(near, "lab", **more))
+
+        def id(self, kind, part):
+            return next(step.id for step in self.plan().steps if (step.kind, step.part) == (kind, part))
+
+    yield Setup()
+    Setup().destroy()
+    assert there() == before

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import subprocess
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +33,17 @@ def look(service: Metadata, path: str) -> str | None:
     reply = service.respond("GET", path, {TOKEN: token}, now=1.0)
     assert reply.status in (200, 404)
     return reply.body.decode() if reply.status == 200 else None
+
+
+def test_tags_are_shown_as_they_are_at_the_moment_and_only_where_the_launch_wants_it() -> None:
+    tags = {"Name": "a b", "fleetctl:held-by:one": "2030-01-01T00:00:00Z"}
+    service = metadata(replace(BOOT, tags=lambda: tags))
+    assert look(service, "/latest/meta-data/tags/instance/") == "Name\nfleetctl:held-by:one"
+    assert look(service, "/latest/meta-data/tags/instance/Name") == "a b"
+    del tags["fleetctl:held-by:one"]
+    assert look(service, "/latest/meta-data/tags/instance") == "Name"
+    assert look(service, "/latest/meta-data/tags/instance/fleetctl:held-by:one") is None
+    assert look(metadata(), "/latest/meta-data/tags/instance/") is None
 
 
 @pytest.mark.parametrize("path, text", [

@@ -191,6 +191,18 @@ def test_stop_and_start_keep_the_disk_and_the_host_key(either_lab: Any) -> None:
     assert (either_lab.home(boot).parent / "ssh_host_ed25519_key.pub").read_text() == key
 
 
+def test_a_boot_hook_runs_at_each_boot_and_a_router_s_commands_only_note_what_they_are_told(either_lab: Any) -> None:
+    mail = either_lab.mailbox()
+    script = f"#!/bin/bash\niptables -t nat -C A x || iptables -t nat -A A x\necho booted > {mail.path}\n"
+    boot = either_lab.boot(f"#cloud-boothook\n{script}".encode())
+    assert mail.hear() == "booted"
+    either_lab.hypervisor.stop(boot.instance_id)
+    either_lab.wait("gone", boot)
+    either_lab.hypervisor.start(boot.instance_id)
+    assert mail.hear() == "booted"
+    assert (either_lab.home(boot).parent / "router").read_text() == "iptables -t nat -A A x\n"
+
+
 def test_a_restart_asked_for_in_one_breath_ends_up_running(lab: Any) -> None:
     boot = lab.boot("sleep 1000")
     first = lab.hypervisor.running()[boot.instance_id]

@@ -117,3 +117,26 @@ def test_nat_gateways_are_listed_by_their_tags(world: Any) -> None:
         ec2.delete_nat_gateway(NatGatewayId=one)
     ec2.delete_subnet(SubnetId=subnet)
     ec2.delete_vpc(VpcId=vpc)
+
+
+def test_a_route_through_a_machine_ends_nowhere_while_that_is_stopped(world: Any) -> None:
+    ec2, state = world.ec2, world.cloud
+    vpc = ec2.describe_subnets(SubnetIds=[state.subnets["public"]])["Subnets"][0]["VpcId"]
+    table = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
+    made = ec2.run_instances(ImageId=state.image, MinCount=1, MaxCount=1, SubnetId=state.subnets["public"])["Instances"][0]["InstanceId"]
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", InstanceId=made)
+
+    def way() -> str:
+        rows = ec2.describe_route_tables(RouteTableIds=[table])["RouteTables"][0]["Routes"]
+        return str(next(one["State"] for one in rows if one.get("InstanceId") == made))
+
+    world.until(lambda: way() == "active")
+    ec2.stop_instances(InstanceIds=[made])
+    assert way() == "blackhole"
+    ec2.delete_route_table(RouteTableId=table)
+    ec2.terminate_instances(InstanceIds=[made])
+
+
+def test_the_newest_amazon_linux_is_the_region_s_own_image(world: Any) -> None:
+    name = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"
+    assert world.client("ssm").get_parameter(Name=name)["Parameter"]["Value"] == world.cloud.image
