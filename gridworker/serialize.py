@@ -144,12 +144,15 @@ def canonical(value: Any, depth: int = 0, aside: Aside | None = None) -> bytes:
     try:
         plain = _plain(value, aside)
     except Exception:                       # cyclic, or only cloudpickle can: its ordinary pickle then
-        if aside is not None:
-            aside.take()
-        return b"Q" + pickled(value, "an argument")
+        plain = b""
     views = aside.take() if aside is not None else []
+    if not plain or b"__main__" in plain:   # what a script or notebook defines is told apart by what it is, not by its name
+        plain = b"Q" + pickled(value, "an argument", aside)
+        views = aside.take() if aside is not None else []
+    else:
+        plain = b"P" + plain
     if aside is None or not views:
-        return b"P" + plain
+        return plain
     return b"B" + _joined(b"", [aside.part(view).name.encode() for view in views]) + plain
 
 

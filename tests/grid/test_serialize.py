@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
 import random
+import sys
 from typing import Any
 
 import grid_calls as calls
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 from gridworker import CallFailed, InvalidName, NotSerializable
 from gridworker.keys import Keys, checked, incarnation, name_of
 from gridworker.messages import Failure, item, raised, split
+from gridworker.parts import Aside
 from gridworker.serialize import Functions, call_id, canonical, code_version, decode_arguments, describe, encode_arguments
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -88,6 +92,33 @@ def test_equal_calls_have_equal_ids_in_any_process(args: tuple[Any, ...], rng: r
 def test_two_equal_strings_are_as_good_as_one_string_twice() -> None:
     text = "".join(["grid", "worker"])
     assert canonical([{"a": text, "b": text}]) == canonical([{"a": text, "b": "gridworker"}])
+
+
+def defined(name: str, text: str) -> Any:
+    """What a cell of a notebook has defined under that name."""
+    cell = vars(sys.modules["__main__"])
+    exec(text, cell)
+    return cell[name]
+
+
+@pytest.mark.parametrize("around", [lambda value: value, lambda value: [value, 1], lambda value: {"key": (value,)},
+                                    lambda value: functools.partial(value, 1)])
+def test_an_edited_function_is_another_argument(around: Any) -> None:
+    sent = []
+    for version in (1, 2):
+        value = around(defined("edited", f"def edited(x): return x + {version}"))
+        sent += [encode_arguments((value,), {})[1] for _ in range(2)]
+    assert sent[0] == sent[1] != sent[2] == sent[3]
+
+
+def test_an_instance_of_an_edited_class_is_another_argument() -> None:
+    text = "class Edited:\n    def __init__(self, big): self.big = big\n    def twice(self): return {}"
+    big, sent = numpy.ones(100_000), []
+    for version in (1, 2):
+        value = defined("Edited", text.format(version))(big)
+        sent += [encode_arguments((value,), {}, Aside())[1] for _ in range(2)]
+    assert sent[0] == sent[1] != sent[2] == sent[3]
+    assert len(sent[0]) < big.nbytes        # its array goes beside it, and is hashed once
 
 
 def test_what_contains_itself_is_refused() -> None:
