@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from .answers import Nothing
 from .embedded import embed
 from .errors import GridClosed, GridError, GridUnreachable
+from .forked import watch
 from .here import enter, leave
-from .keeping import Keeping
+from .keeping import Keeping, fatal
 from .keys import Keys, checked
 from .limits import HEARD_MOST
 from .looking import Looking
@@ -90,6 +91,7 @@ class Grid(Verbs, Looking, Keeping):
         self._opened = threading.Event()                # while there is a connection
         self._reading = Reading(self._busy, self._patience, self._after, self._idle, self._why, in_background=name is not None)
         self._thread = threading.Thread(target=self._read, name=f"grid {namespace}", daemon=True)
+        watch(self)
         self._thread.start()
 
     @classmethod
@@ -320,8 +322,8 @@ class Grid(Verbs, Looking, Keeping):
                     self._reading.background(lambda: self._closing)
                 except GridUnreachable:
                     self._reconnect(PATIENCE_SECONDS)
-        except GridError as error:
-            self._error = error
+        except Exception as error:                      # whatever it is: nobody is to wait for what will never come
+            self._error = fatal(error)
         with self._lock:
             if self._open:
                 self._send_heard()

@@ -75,6 +75,8 @@ class Embedded:
                 [sys.executable, "-m", "gridworker", *where, "--namespace", self.namespace, "--pool", self.pool,
                  "--worker", str(self.workers), "--grace", str(GRACE_SECONDS), "--lifeline", str(end)],
                 pass_fds=(end,), env=_environment(secret), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+        except OSError as error:
+            raise GridError(f"the workers of this grid cannot be started: {error}") from error
         finally:
             os.close(end)
         self._watcher.start()

@@ -43,6 +43,15 @@ def check_nodes(nodes: list[bytes]) -> None:
                                f"client {WIRE} (gridworker {__version__}); nothing was sent: install the same version on both")
 
 
+def fatal(error: Exception) -> GridError:
+    """What ends a client for good, as the error that everybody gets from then on."""
+    if isinstance(error, GridError):
+        return error
+    broken = GridError(f"the client has ended: {type(error).__name__}: {error}; calls go on, and open clients have their results")
+    broken.__cause__ = error
+    return broken
+
+
 class Keeping:
     """The part of a client that keeps. Everything with a leading underscore is called with the client's lock held."""
 

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from grid_lab import until
 
-from gridworker import Grid, GridUnreachable, request, requests
+from gridworker import Grid, GridError, GridUnreachable, request, requests
 from gridworker.embedded import cores
 from gridworker.store import Connection, parse_url
 
@@ -119,6 +122,61 @@ def test_a_forked_copy_keeps_nothing_alive_and_ends_nothing() -> None:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def test_a_forked_copy_finds_its_client_closed_and_takes_no_answers() -> None:
+    process = script("""
+        from gridworker import Grid, GridClosed
+        import os, sys, time
+        with Grid(workers=1) as grid:
+            pending, many = grid.request(time.sleep, 0.5), grid.requests([(abs, -i) for i in range(1000)])
+            copy = os.fork()
+            if copy == 0:
+                tries = [pending.result, lambda: grid.request(abs, -1), grid.status, many.result, lambda: grid.collect([])]
+                closed = 0
+                for each in tries:
+                    try:
+                        each()
+                    except GridClosed as error:
+                        closed += "fork" in str(error)
+                with Grid(workers=1) as own:
+                    closed += own.request(abs, -1).result()
+                grid.close()
+                os._exit(closed)
+            assert sum(many.result(20)) == 499500 and pending.result(20) is None
+            for i in range(100):
+                assert grid.request(abs, -i).result(20) == i
+            print(os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]))
+    """, start_new_session=True)
+    try:
+        out, errors = process.communicate(timeout=60)
+        assert (out.strip(), errors) == ("6", "")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_processes_that_cannot_be_started_are_an_error_and_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(GridError, match="cannot be started"), Grid(workers=1):
+        pass
+
+
+def test_a_client_that_breaks_tells_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Grid(workers=1) as grid:
+        assert grid.request(abs, -1).result(20) == 1
+        running = grid.request(time.sleep, 60)
+        monkeypatch.setattr(grid._reading, "_after", lambda: [][0])      # a mistake of ours, in the thread that reads
+        grid._reading.wake()
+        many = grid.request(abs, -3)
+        gate = threading.Event()
+        running._when_over(gate.set)
+        assert gate.wait(20)
+        for answer in (running, many):
+            with pytest.raises(GridError, match="IndexError"):
+                answer.result(20)
+        with pytest.raises(GridError, match="IndexError"):
+            grid.request(abs, -4)
 
 
 def test_workers_import_what_their_client_can_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
