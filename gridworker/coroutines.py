@@ -97,7 +97,7 @@ class Coroutines:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def listen(self, seconds: float) -> list[bytes]:
-        """Runs the loop until the bell rings or a coroutine has something to tell: the messages, possibly none."""
+        """Runs the loop until the bell rings, a coroutine has something to tell, or the time is over: the messages, possibly none."""
         if self._worker.steps.pending or self._worker.draining:
             return []
         try:
@@ -105,9 +105,11 @@ class Coroutines:
                 self._ring(seconds)
             assert self._bell is not None
             self._loop.add_reader(self._bell.fileno(), self._loop.stop)
+            until = self._loop.call_later(seconds, self._loop.stop)     # the pop may have been sent when there was more time
             try:
                 self._loop.run_forever()
             finally:
+                until.cancel()
                 self._loop.remove_reader(self._bell.fileno())
             return self._take()
         except GridUnreachable:

@@ -41,7 +41,7 @@ BEAT_SECONDS = 1.0
 GRACE_SECONDS = 10.0
 STEADY_SECONDS = 5.0         # a node that lived this long is restarted at once
 SLOWEST_RESTART = 10.0       # seconds between restarts of one that keeps dying
-LEFT, GONE, DENIED = 0, 75, 77       # exit status of a node: drained; given up by the grid while it lived; no access
+LEFT, BROKEN, GONE, DENIED = 0, 70, 75, 77       # exit status of a node: drained; an error; given up by the grid while it lived; no access
 
 
 class Role:
@@ -220,7 +220,7 @@ class Supervisor:
         self._lifelines[pid] = our_end
 
     def _child(self, role: Role, node: Node, child_end: int, our_end: int) -> NoReturn:
-        status = 70
+        status = BROKEN
         try:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
@@ -237,7 +237,7 @@ class Supervisor:
             log.error("%s: %s", node.name, error)
             status = DENIED
         except SystemExit as error:
-            status = error.code if isinstance(error.code, int) else 70
+            status = error.code if isinstance(error.code, int) else BROKEN
         except BaseException:
             log.exception("node %s broke", node.name)
         finally:

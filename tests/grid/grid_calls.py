@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import versioned
 
-from gridworker import node_id, request, requests
+from gridworker import CallTimeout, node_id, request, requests
 
 
 def inc(x: int) -> int:
@@ -305,3 +306,45 @@ async def aio_returns(path: str, x: Any) -> Any:
 
 def names_a_package() -> int:
     return versioned.VALUE
+
+
+def starts_and_ends_a_process() -> int | None:
+    """Its exit status, after it was told to end."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(10)
+    status = process.exitcode
+    process.kill()
+    process.join()
+    return status
+
+
+def asks_in_a_process(x: int) -> str:
+    """What a process hears that asks the grid although it is no worker."""
+    out, into = os.pipe()
+    if os.fork() == 0:
+        try:
+            request(inc, x)
+        except Exception as error:
+            os.write(into, type(error).__name__.encode())
+        os._exit(0)
+    os.close(into)
+    with open(out) as heard:
+        return heard.read()
+
+
+def comes_back_twice() -> tuple[int, int]:
+    """Returns in the worker, and in a copy of it: (pid of the worker, exit status of the copy)."""
+    copy = os.fork()
+    if copy == 0:
+        return 0, 0
+    return os.getpid(), os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
+
+
+async def aio_is_impatient_late() -> str:
+    """Gives up after a tenth of a second, when its worker has begun to wait for its bell already, which takes ten seconds."""
+    await asyncio.sleep(0.1)
+    asked = asyncio.ensure_future(request("nobody", inc, 1, timeout=0.1))
+    done, _ = await asyncio.wait({asked, asyncio.ensure_future(asyncio.sleep(8))}, return_when=asyncio.FIRST_COMPLETED)
+    return "too late" if asked in done and isinstance(asked.exception(), CallTimeout) else "no answer"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from gridworker import (
     salted,
 )
 from gridworker import request as request_here
+from gridworker.supervisor import BROKEN
 
 if TYPE_CHECKING:
     from grid_lab import Lab
@@ -241,6 +243,17 @@ def test_a_salt_makes_another_call(lab: Lab) -> None:
     for function in (calls.noted, calls.noted, salted(calls.noted, "again"), salted(calls.noted, "again"), salted(calls.noted)):
         assert grid.request("pool", function, str(path), 1).result(20) == 1
     assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_process_that_a_call_has_started_hears_signals_and_is_no_worker(lab: Lab) -> None:
+    lab.workers(1)
+    grid = lab.client()
+    assert grid.request("pool", calls.starts_and_ends_a_process).result(30) == -signal.SIGTERM
+    assert grid.request("pool", calls.asks_in_a_process, 1).result(20) == "NotOnWorker"
+    pid, status = grid.request("pool", calls.comes_back_twice).result(20)
+    assert status == BROKEN
+    assert [node["pid"] for node in grid.status().nodes.values()] == [pid]
+    assert grid.requests("pool", [(calls.inc, i) for i in range(100)]).result(20) == list(range(1, 101))
 
 
 def test_a_thread_that_a_call_has_started_cannot_ask(lab: Lab) -> None:

@@ -69,6 +69,11 @@ def test_an_async_call_is_cancelled_as_a_task(lab: Lab) -> None:
     until(idle(grid), "nothing to be left")
 
 
+def test_a_coroutines_time_limit_is_kept_however_long_its_worker_waits_for_its_bell(lab: Lab) -> None:
+    lab.workers(1)
+    assert lab.client().request("pool", calls.aio_is_impatient_late).result(30) == "too late"
+
+
 def test_a_call_that_somebody_else_wants_goes_on(lab: Lab) -> None:
     lab.workers(1)
     one, two, path = lab.client(), lab.client(), lab.directory / "slow"
