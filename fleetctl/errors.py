@@ -15,7 +15,8 @@ FleetError
 ├─ BudgetExceeded      a launch or an extension could cost more than the session's budget; nothing was sent
 ├─ SetupFailed         an account's set-up could not be planned, completed or removed
 ├─ MachineError        a machine could not be reached over SSH
-│   └─ CommandFailed   a command on it has not succeeded
+│   ├─ CommandFailed   a command on it has not succeeded
+│   └─ HomeError       a user's files could not be brought to it, or saved from it
 └─ LocalCloudError     the local cloud did not start or broke
 
 `kind` says in one word what to mend, whichever of these brings the news: a lack of capacity is "capacity" as the refusal of a call and
@@ -298,6 +299,19 @@ class CommandFailed(MachineError):
     def __init__(self, what: str, *, exit_status: int, **fields: Any) -> None:
         self.exit_status = exit_status
         super().__init__(what, exit_status=exit_status, **fields)
+
+
+class HomeError(MachineError):
+    """A home could not be brought to a machine, or saved from it. Nothing of it is lost: `what` says where it is.
+
+    `trouble` is one word: held, denied, role, missing, occupied, space, broken (bringing); conflict, unreadable, busy, gone, left (saving);
+    network, refused, disk, python.
+    """
+
+    def __init__(self, what: str, *, trouble: str, left: Sequence[str] = (), todo: str = "", **fields: Any) -> None:
+        self.trouble = trouble
+        self.kind = Kind.PERMISSION if trouble in ("denied", "role") else Kind.NETWORK if trouble == "network" else Kind.OTHER
+        super().__init__(what, left=left, todo=todo, trouble=trouble, **fields)
 
 
 class LocalCloudError(FleetError):

@@ -84,6 +84,7 @@ class Session:
         self._admitting = threading.Lock()  # from the look at the budget until the launch is one of those that count
         self._keeper = Keeper(self, self._books.admit_extension, self._books.tick)
         self._ending = asyncio.Lock()  # held by a teardown of everything
+        self._farewells: list[Callable[[], Awaitable[None]]] = []
         self._background = Background(f"fleetctl session {self.id}")
         self._leaving = threading.Lock()
         self._sidecar = sidecar
@@ -110,6 +111,10 @@ class Session:
     def keep(self, close: Callable[[], Awaitable[None]]) -> None:
         """Call this when the session tears down; the latest first."""
         self._background.keep(close)
+
+    def before_end(self, do: Callable[[], Awaitable[None]]) -> None:
+        """Do this before a teardown of everything ends machines, while they can be reached. It must bound its own time, and not raise."""
+        self._farewells.append(do)
 
     def heard(self, report: Report) -> None:
         """A machine has told where it is, past the channel. On the session's loop."""
@@ -246,6 +251,7 @@ class Session:
 
     async def _teardown_all(self, launches: Sequence[Conductor]) -> Receipt:
         async with self._ending:
+            await asyncio.gather(*(do() for do in self._farewells))
             launches = await self._stop(launches)
             await self._background.close_ways()
             await self._keeper.rest()

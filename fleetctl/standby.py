@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from .command import Command, command
-from .errors import FleetError, RequestInvalid
+from .errors import FleetError, HomeError, RequestInvalid
 from .futures import Pending
 from .handle import Launch
+from .homes import Lodging, Saved, place
 from .journal import attempt
 from .launch import Conductor
 from .machines import Machine, Machines
@@ -39,15 +40,16 @@ LISTS: WeakValueDictionary[tuple[str, str], Standby] = WeakValueDictionary()
 
 
 class Member:
-    """A machine of the list."""
+    """A machine of the list; while it is taken, with the home that was brought to it, if any."""
 
-    __slots__ = ("machine", "where")
+    __slots__ = ("home", "machine", "moving", "where")
 
-    def __init__(self, machine: Machine, where: Where = Where.CONFIGURING) -> None:
-        self.machine, self.where = machine, where
+    def __init__(self, machine: Machine, where: Where = Where.CONFIGURING, home: str = "") -> None:
+        self.machine, self.where, self.home = machine, where, home
+        self.moving = asyncio.Lock()  # a home is moved by one at a time
 
     def __repr__(self) -> str:
-        return f"<member {self.machine.instance_id} {self.where}>"
+        return f"<member {self.machine.instance_id} {self.where} {self.home}>"
 
 
 class Standby:
@@ -57,6 +59,10 @@ class Standby:
     in order, before it is free; `clean` those before a machine that was given back is free again. At most `most` machines are alive.
     When nobody has taken one for `idle_hours`, the free ones are ended, and brought up again by the next `take`.
 
+    `home` ("s3://bucket/name") are a user's files: they are brought to a machine when it is handed out, into `home_dir` below the login
+    user's home directory, and saved when it is given back, retired or ended, when EC2 takes it back, and every `save_minutes`. The machine
+    does that with its role's rights. A home is on one machine at a time; `take(home=…)` says another one.
+
     Machines are the session's: `close` ends them, as its teardown does. After `attach`, a list of the same `name` in that session goes on
     with the machines of the former; those that were taken still are. Raises RequestInvalid, ProfileError and NotConnected.
     """
@@ -64,7 +70,7 @@ class Standby:
     def __init__(
         self, request: dict[str, Any], size: int = 5, *, cmds: Commands = "true", configure: Sequence[Any] = (),
         clean: Sequence[Any] = (), idle_hours: float = 1.0, most: int | None = None, name: str = "standby",
-        session: Session | None = None, **options: Any,
+        home: str = "", home_dir: str = "home", save_minutes: float = 15.0, session: Session | None = None, **options: Any,
     ) -> None:  # fmt: skip
         self.session, self.name = session or current(), name
         for what, value in (("size", size), ("most", size if most is None else most)):
@@ -73,6 +79,9 @@ class Standby:
         if (self.session.id, name) in LISTS:
             what = f"this session has a list {name!r} already"
             raise RequestInvalid(what, alias="name", found=name, todo="close it, or name this one otherwise")
+        self.home = str(place(home)) if home else ""
+        words = {"session": self.session.id, "list": name}
+        self._lodging = Lodging(self.session.call, self.session.region, home_dir, save_minutes, words)
         asked(request, size, cmds, session=self.session, **options)
         self.size, self.most, self.idle_hours = size, most, idle_hours
         self._request, self._cmds, self._options = request, cmds, {"on_interruption": self._interrupted, **options}
@@ -108,6 +117,14 @@ class Standby:
         """Machines that have been handed out."""
         return self._in(Where.TAKEN)
 
+    @property
+    def homes(self) -> dict[str, Machine]:
+        """The machines that homes are on, by home."""
+        return {one.home: one.machine for one in self._lodgers()}
+
+    def _lodgers(self) -> list[Member]:
+        return [one for one in list(self._members.values()) if one.home and one.where is Where.TAKEN]
+
     def _in(self, where: Where) -> list[Machine]:
         return [one.machine for one in list(self._members.values()) if one.where is where]
 
@@ -116,32 +133,53 @@ class Standby:
 
     # --- what people ask of it --------------------------------------------------------------------------------------------------------
 
-    def take(self, timeout: float | None = None) -> Pending[Machine]:
-        """A machine, at once if one is free; else as soon as one is.
+    def take(self, timeout: float | None = None, *, home: str | None = None) -> Pending[Machine]:
+        """A machine, at once if one is free; else as soon as one is. With its `home` (None: the list's, "": none), once that is there.
 
-        Raises TimeoutError after `timeout` seconds; and what made a launch or its configuration fail, where none is free or coming.
+        Raises TimeoutError after `timeout` seconds; what made a launch or its configuration fail, where none is free or coming; HomeError
+        where the home is on another machine, or cannot be brought.
         """
-        return self.session.submit(self._take(timeout), f"machine of {self.name}")
+        whose = self.home if home is None else str(place(home)) if home else ""
+        return self.session.submit(self._take(timeout, whose), f"machine of {self.name}")
 
     def full(self, timeout: float | None = None) -> Pending[None]:
         """Wait until as many are free as are wanted. Raises as `take`."""
         return self.session.submit(self._full(timeout), f"filling of {self.name}")
 
-    def give_back(self, machine: Machine) -> Pending[None]:
+    def save(self, machine: Machine) -> Pending[Saved | None]:
+        """Save a taken machine's home now; it stays there. None: the machine is no more.
+
+        Raises HomeError, MachineError, RequestInvalid for one that has none.
+        """
+        member = self._member(machine, Where.TAKEN)
+        if not member.home:
+            raise RequestInvalid(f"{machine!r} has no home", alias="machine", found=machine)
+        return self.session.submit(self._lodging.save(member), f"saving of {member.home}")
+
+    def give_back(self, machine: Machine, *, save: bool = True) -> Pending[None]:
         """It is not needed any more: it is cleaned and free again, or ended where enough are. Resolves when that is done.
 
-        Raises RequestInvalid for a machine that was not taken here, CommandFailed and MachineError if it cannot be cleaned, and is ended.
+        Its home is saved and taken away before. Where that fails it stays taken, with the files, and HomeError or MachineError says so;
+        `save=False` does without: what was saved last counts. Raises RequestInvalid for a machine that was not taken here, CommandFailed
+        and MachineError if it cannot be cleaned, and is ended.
         """
-        return self.session.submit(self._give_back(self._member(machine, Where.TAKEN)), f"return of {machine.instance_id}")
+        member = self._member(machine, Where.TAKEN)
+        return self.session.submit(self._give_back(member, save), f"return of {machine.instance_id}")
 
-    def retire(self, machine: Machine) -> Pending[None]:
-        """End a machine of the list, whatever it is doing. Raises RequestInvalid for a strange one, StillBilling."""
-        return self.session.submit(self._retire([self._member(machine)]), f"retirement of {machine.instance_id}")
+    def retire(self, machine: Machine, *, save: bool = True) -> Pending[None]:
+        """End a machine of the list, whatever it is doing; its home is saved before, as by `give_back`.
+
+        Raises RequestInvalid for a strange one, HomeError, StillBilling.
+        """
+        return self.session.submit(self._end(self._member(machine), save), f"retirement of {machine.instance_id}")
 
     @asynccontextmanager
-    async def lend(self, timeout: float | None = None) -> AsyncIterator[Machine]:
-        """A machine for a block; given back at its end, and ended where the block has raised: who knows what it has left there."""
-        taking = self.take(timeout)
+    async def lend(self, timeout: float | None = None, *, home: str | None = None) -> AsyncIterator[Machine]:
+        """A machine for a block; given back at its end, and ended where the block has raised: who knows what it has left there.
+
+        Its home is saved in either case.
+        """
+        taking = self.take(timeout, home=home)
         try:
             machine = await taking
         except asyncio.CancelledError:
@@ -159,9 +197,10 @@ class Standby:
         if not taken.cancelled() and taken.exception() is None and not self.session.closed:
             self.give_back(taken.result())
 
-    def close(self) -> Pending[Receipt]:
-        """End the list and all of its machines, taken ones too. Raises StillBilling."""
-        return self.session.submit(self._close(), f"end of {self.name}")
+    def close(self, *, save: bool = True) -> Pending[Receipt]:
+        """End the list and all of its machines, taken ones too; homes are saved before. Raises StillBilling; HomeError: nothing was ended.
+        """
+        return self.session.submit(self._close(save), f"end of {self.name}")
 
     async def __aenter__(self) -> Standby:
         return self
@@ -178,19 +217,21 @@ class Standby:
         for conductor in self._conductors:
             for machine in conductor.snapshot().up:
                 id = str(machine.instance_id)
-                member = self._members[id] = Member(machine, machines.get(id, Where.CONFIGURING))
+                member = self._members[id] = Member(machine, *machines.get(id, (Where.CONFIGURING,)))
                 if member.where is Where.CONFIGURING:
                     self._spawn(self._set_up(member, self._configure))
         self._tending = asyncio.get_running_loop().create_task(self._tend(), name=f"standby {self.name}")
         self.session.keep(self._stop)
+        self.session.before_end(lambda: self._lodging.farewell(self._lodgers()))
 
     async def _tend(self) -> None:
         """Round after round: what has gone, what is missing, what is too much."""
         while True:
             for member in list(self._members.values()):
-                if member.machine.state in (MachineState.GONE, MachineState.INTERRUPTED):
+                state = member.machine.state
+                if state is MachineState.GONE or (state is MachineState.INTERRUPTED and member not in self._lodgers()):
                     self._lose(member)
-                elif member.machine.state is MachineState.FAILED and member.where in (Where.CONFIGURING, Where.FREE):
+                elif state is MachineState.FAILED and member.where in (Where.CONFIGURING, Where.FREE):
                     self._let_go([member])
             size = self._size()
             wanted = missing(size, [one.where for one in self._members.values()], self._coming, self.most)
@@ -254,24 +295,35 @@ class Standby:
         self._used, self._next_launch = time.time(), 0.0
         self._news.set()
 
-    async def _take(self, timeout: float | None) -> Machine:
+    async def _take(self, timeout: float | None, home: str) -> Machine:
         self._wake()
         async with asyncio.timeout(timeout):
             while True:
+                if home in self.homes:
+                    raise HomeError(f"{home} is in use on {self.homes[home].called}, which was taken here", trouble="held",
+                                    todo="give that back first, or take another home")  # fmt: skip
                 free = (one for one in self._members.values() if one.where is Where.FREE and not self._closed)
                 member = next(free, None)
                 if member is None:
                     await self._wait()
                     continue
-                self._step(member, Step.TAKE)
+                self._step(member, Step.TAKE, home)
                 try:
                     async with asyncio.timeout(TRY_SECONDS):
                         (await member.machine.link().run(Command("true"))).check()
-                    return member.machine
                 except (FleetError, TimeoutError) as error:
                     log.warning("%r is not handed out, for it does not answer: %s", member.machine, error)
                     self._spawn(self._retire([member]))
+                    continue
                 except BaseException:  # whoever waited has gone
+                    self._spawn(self._give_back(member))
+                    raise
+                try:
+                    if home:
+                        async with member.moving:
+                            await self._lodging.bring(member)
+                    return member.machine
+                except BaseException:  # what has come of it is taken away again
                     self._spawn(self._give_back(member))
                     raise
 
@@ -289,10 +341,22 @@ class Standby:
             raise self._trouble
         await changed.wait()
 
-    async def _give_back(self, member: Member) -> None:
+    async def _give_back(self, member: Member, save: bool = True) -> None:
         self._used = time.time()
-        self._step(member, Step.RETURN)
-        await self._set_up(member, self._clean)
+        async with member.moving:
+            self._member(member.machine, Where.TAKEN)  # who came second finds it given back
+            cleared = not member.home or await self._lodging.part(member, save=save)
+            self._step(member, Step.RETURN if cleared else Step.RETIRE)
+        if cleared:
+            await self._set_up(member, self._clean)
+        else:
+            await self._retire([member])
+
+    async def _end(self, member: Member, save: bool) -> None:
+        async with member.moving:
+            if member.home:
+                await self._lodging.part(member, save=save)
+        await self._retire([member])
 
     def _let_go(self, members: Sequence[Member]) -> None:
         """Retire them behind. They leave at once: a task that begins a moment later would end what has been handed out meanwhile."""
@@ -308,7 +372,9 @@ class Standby:
         for member in members:
             self._lose(member)
 
-    async def _close(self) -> Receipt:
+    async def _close(self, save: bool) -> Receipt:
+        if save:
+            await self._lodging.save_all(self._lodgers())
         await self._stop()
         family = [one for conductor in self._conductors for one in conductor.family()]
         receipt = await self.session.teardown(family)
@@ -335,11 +401,11 @@ class Standby:
             raise RequestInvalid(f"{machine!r} {state}", alias="machine", found=machine)
         return member
 
-    def _step(self, member: Member, step: Step) -> None:
+    def _step(self, member: Member, step: Step, home: str = "") -> None:
         after = STEPS[member.where][step]
         if after is not member.where:
-            member.where = after
-            self._note(instance=str(member.machine.instance_id), where=after)
+            member.where, member.home = after, home
+            self._note(instance=str(member.machine.instance_id), where=after, **({"home": home} if home else {}))
         self._tell()
 
     def _lose(self, member: Member) -> None:

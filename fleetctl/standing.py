@@ -3,6 +3,7 @@
     configuring ──▶ free ──▶ taken ──▶ configuring (cleaned for the next)
                       any of them ──▶ leaving ──▶ gone
 
+A machine is taken from before a home is brought to it until that is saved and away: what fails meanwhile leaves it taken, with the files.
 What happened to each machine is noted in the session's ledger, so that the list can be gone on with by another process.
 """
 
@@ -71,16 +72,16 @@ def surplus(size: int, there: Iterable[Where]) -> int:
     return max(0, Counter(there)[Where.FREE] - size)
 
 
-def noted(entries: Iterable[Entry], name: str) -> tuple[set[str], dict[str, Where]]:
-    """What a ledger tells of the list of that name: its launches, and where each instance was last."""
+def noted(entries: Iterable[Entry], name: str) -> tuple[set[str], dict[str, tuple[Where, str]]]:
+    """What a ledger tells of the list of that name: its launches; where each instance was last, and whose home was brought to it."""
     launches: set[str] = set()
-    machines: dict[str, Where] = {}
+    machines: dict[str, tuple[Where, str]] = {}
     for entry in entries:
         if entry.operation == NOTE and entry.request["list"] == name:
             if "launch" in entry.request:
                 launches.add(entry.request["launch"])
             else:
-                machines[entry.request["instance"]] = Where(entry.request["where"])
+                machines[entry.request["instance"]] = Where(entry.request["where"]), entry.request.get("home", "")
     return launches, machines
 
 

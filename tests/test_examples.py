@@ -53,6 +53,7 @@ SAYS = {  # what must stand in the output, in this order
         r"3 files here",
         r"all seen gone",
     ],
+    "home": [r"one machine at a time: held", r"Bob finds: \[\]", r"Ada finds: depth 40 m", r"all seen gone"],
     "script": [*[r"i-\w+ ready 127\.\S+ \$0\.\d{4} an hour"] * 3, r"all seen gone", r"instance +i-\w+ .* terminated"],
     "standby": [r"handed out at once: 1 2 3", r"<standby standby: \d free of 2, 0 taken", r"all seen gone"],
     "two_launches": [

@@ -9,6 +9,7 @@ import pytest
 from botocore import xform_name
 
 import fleetctl
+from fleetctl import homes
 from fleetctl.account import access, rights
 
 SOURCES = Path(fleetctl.__file__).parent
@@ -83,13 +84,15 @@ def test_machines_are_ended_by_tag_or_profile_only_and_no_other_role_is_passed()
     assert passing["Resource"] == ["arn:aws:iam::123456789012:role/the-role"]
 
 
-def test_a_machine_may_report_read_what_is_laid_out_for_it_and_write_its_log_and_nothing_else():
+def test_a_machine_may_report_read_what_is_laid_out_for_it_write_its_log_keep_homes_and_nothing_else():
     statements = rights.machine("aws", *WHERE)["Statement"]
     assert {one for statement in statements for one in statement["Action"]} == {
-        "sns:Publish", "ssm:GetParameter", "s3:GetObject", "s3:PutObject"
+        "sns:Publish", "ssm:GetParameter", "s3:GetObject", "s3:PutObject", *homes.RIGHTS
     }  # fmt: skip
     for statement in statements:
-        assert all("fleetctl" in where or where.endswith("the-bucket/logs/*") for where in statement["Resource"])
+        assert all("fleetctl" in where or where.endswith(("the-bucket/logs/*", "the-bucket/homes/*")) for where in statement["Resource"])
+    [keeping] = [one for one in statements if set(one["Action"]) == set(homes.RIGHTS)]
+    assert keeping["Resource"] == ["arn:aws:s3:::the-bucket/homes/*"]
 
 
 def test_another_partition_has_other_names():

@@ -50,13 +50,17 @@ def test_only_free_machines_are_too_many_and_then_none_is_asked_for(size, there)
     assert not (extra and missing(size, there, 0))
 
 
-def test_a_ledger_tells_each_machine_s_last_place_by_list():
+def test_a_ledger_tells_each_machine_s_last_place_and_home_by_list():
     lines = [
         entry(note("ours", launch="L1")),
         entry(note("ours", instance="i-1", where=Where.FREE)),
         entry(note("theirs", instance="i-2", where=Where.FREE)),
-        entry(note("ours", instance="i-1", where=Where.TAKEN)),
+        entry(note("ours", instance="i-1", where=Where.TAKEN, home="s3://lab/ada")),
+        entry(note("ours", instance="i-3", where=Where.TAKEN, home="s3://lab/ada")),
+        entry(note("ours", instance="i-3", where=Where.CONFIGURING)),
         entry(["i-9"], operation="seen_gone"),
     ]
-    assert noted(lines, "ours") == ({"L1"}, {"i-1": Where.TAKEN})
+    assert noted(lines, "ours") == (
+        {"L1"}, {"i-1": (Where.TAKEN, "s3://lab/ada"), "i-3": (Where.CONFIGURING, "")}
+    )  # fmt: skip
     assert noted(lines, "nobody's") == (set(), {})

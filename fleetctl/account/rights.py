@@ -180,7 +180,7 @@ def encode(document: Document) -> str:
 
 
 def machine(partition: str, region: str, account: str, bucket: str) -> Document:
-    """What machines may do: report, read what is laid out for them, write their logs.
+    """What machines may do: report, read what is laid out for them, write their logs, fetch and save users' homes.
 
     A SecureString under SSM's own key needs no right to that key: its policy lets in whoever SSM lets in.
     """
@@ -190,6 +190,7 @@ def machine(partition: str, region: str, account: str, bucket: str) -> Document:
         _allow(["ssm:GetParameter"], [f"arn:{partition}:ssm:{region}:{account}:parameter/fleetctl/*"]),
         _allow(["s3:GetObject"], buckets, {"StringEquals": {"aws:ResourceAccount": account}}),
         _allow(["s3:PutObject"], [f"arn:{partition}:s3:::{bucket}/logs/*"]),
+        _allow(["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"], [f"arn:{partition}:s3:::{bucket}/homes/*"]),
     )
 
 
