@@ -73,9 +73,10 @@ async def _one(launch: Proven, slot: Slot, row: Mapping[str, Any], case: Case | 
 async def _log_of(launch: Proven, report: Report) -> str:
     from . import ssh
 
-    host = report.public_ip or report.host or report.ip
+    host = report.ip if launch.via is not None else report.public_ip or report.host or report.ip
+    via = await launch.via.link().connection() if launch.via is not None else None
     connection = await ssh.connect(host, report.ssh_port, user=report.user, host_key=report.ssh_key, key_file=launch.desk.profile.key_file,
-                                   seconds=SSH_SECONDS)  # fmt: skip
+                                   via=via, seconds=SSH_SECONDS)  # fmt: skip
     try:
         look = Command(_LOG, env={"LAUNCH": str(launch.uuid)}, timeout=SSH_SECONDS)
         return (await ssh.run(connection, look, report.instance)).stdout.rstrip()

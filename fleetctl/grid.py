@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 COUNTED = frozenset({MachineState.PENDING, MachineState.LAUNCHED, MachineState.BOOTED, MachineState.READY})
+SERVER = "server"  # as `via`: through the grid's own server
 SHARED = ("minutes", "lifetime", "hours", "bundle")  # what a server's machine has from the workers' options
 
 
@@ -63,7 +64,8 @@ class Plan:
     def begin_workers(self, n: int, server: Machine, **others: Any) -> Launch[Machines]:
         """Machines that work."""
         program = commands.worker(self.each, self.pool, server, log=self.log)
-        return bring_up_spots(self.request, n, program, session=self.session, **{**self.workers, **others})
+        way = {"via": server} if self.workers.get("via") == SERVER else {}
+        return bring_up_spots(self.request, n, program, session=self.session, **{**self.workers, **way, **others})
 
 
 class FleetGrid(Grid):
@@ -231,7 +233,8 @@ def bring_up_grid(
     machine has the same request with the aliases in `server`, in the profile's subnet "public" if there is one and nothing says otherwise;
     or `server` is a machine that runs a server already. EC2 may take the server back as any other: with it the grid is gone. An on-demand
     machine costs three times as much, and stays. `distributors`: machines of their own for so many; 0: one runs beside the server.
-    `durable`: the server appends what it accepts to a file.
+    `durable`: the server appends what it accepts to a file. `via="server"`: SSH to the workers goes through the server's machine, as
+    into a private subnet.
 
     Raises RequestInvalid, ProfileError and NotConnected at once. The future raises what `bring_up_spots` raises, MachineError and
     GridUnreachable; everything has been ended then.
@@ -248,7 +251,8 @@ def bring_up_grid(
         raise RequestInvalid(f"distributors is a number of machines, not {distributors!r}", alias="distributors", found=distributors)
     if each is not None:
         commands.whole("each", each, 1, 10_000)
-    asked(request, workers, "true", session=session, **options)  # wrong options are told before the server costs anything
+    sayable = {name: value for name, value in options.items() if (name, value) != ("via", SERVER)}
+    asked(request, workers, "true", session=session, **sayable)  # wrong options are told before the server costs anything
     plan = Plan(session, request, pool, each, distributors, log, own, options)
     return GridLaunch(plan, workers, server if isinstance(server, Machine) else plan.begin_server(durable))
 

@@ -48,6 +48,7 @@ from .events import (
     Terminate,
 )
 from .examining import examine
+from .hands import Hands
 from .lifecycle import Core
 from .listing import Listing
 from .machines import Home, Machine, Machines
@@ -93,6 +94,7 @@ class Conductor:
 
     lifetime = "session"  # or "fuse": left to its machines' fuses when the session's process ends
     end_known = True  # whether `expires` is what its machines obey
+    via: Hands | None = None  # the machine that SSH to these goes through
     resumed = False  # another process has begun it: to stop waiting for it ends nothing
 
     def __init__(self, desk: Desk, order: Order, *, minimum: int, pools: Sequence[Pool] = (), ready: Ready = REPORTED) -> None:
@@ -196,7 +198,11 @@ class Conductor:
 
     def machine(self, slot: Slot) -> Machine:
         """The user's view of a slot."""
-        return self.machines.setdefault(slot.key, Machine(slot, self.desk, self.bill.price, self.bill.span))
+        if slot.key not in self.machines:
+            machine = Machine(slot, self.desk, self.bill.price, self.bill.span)
+            machine.via = self.via
+            return self.machines.setdefault(slot.key, machine)  # from any thread: one of two is it
+        return self.machines[slot.key]
 
     def family(self) -> list[Conductor]:
         """This launch and those that replace what it has lost. From any thread."""

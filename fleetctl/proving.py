@@ -39,6 +39,7 @@ class Proven(Protocol):
 
     uuid: UUID
     core: Core
+    via: Hands | None
 
     @property
     def desk(self) -> Profiled:

@@ -47,6 +47,7 @@ def bring_up_spots(
     on_interruption: Policy = "shrink",
     fallback: str | None = None,
     ready: str | Command = "reported",
+    via: Machine | None = None,
     bundle: Bundle | None = None,
     files: Files = (),
     env: Mapping[str, str] | None = None,
@@ -76,14 +77,15 @@ def bring_up_spots(
     `ready` says when a machine is ready: "reported" when it says itself that its commands are up; "running" when EC2 says that it runs;
     "ssh" when it answers over SSH; or a command (text, `Command`), when that exits 0 there. The last three are for machines that cannot
     report, too: the host key comes with the report, or from the console that EC2 keeps, and never from the connection. EC2 is asked for
-    the states of all silent machines at once, at most twice a minute after the first half minute.
+    the states of all silent machines at once, at most twice a minute after the first half minute. `via` is a machine of this session that
+    SSH is to go through from the beginning, as into a private subnet.
 
     Raises RequestInvalid, ProfileError and NotConnected at once. The future raises ScriptFailed, NeverReported, LaunchFailed, AwsError or
     ChannelSilent; everything of a failed launch has then been cancelled and terminated.
     """
     return _bring_up(
         request, n, cmds, lambda machines: machines, minimum=minimum, minutes=minutes, lifetime=lifetime, hours=hours,
-        on_interruption=on_interruption, fallback=fallback, ready=ready, bundle=bundle, files=files, env=env,
+        on_interruption=on_interruption, fallback=fallback, ready=ready, via=via, bundle=bundle, files=files, env=env,
         session=session, **aliases,
     )  # fmt: skip
 
@@ -98,6 +100,7 @@ def bring_up_one_spot(
     on_interruption: Policy = "shrink",
     fallback: str | None = None,
     ready: str | Command = "reported",
+    via: Machine | None = None,
     bundle: Bundle | None = None,
     files: Files = (),
     env: Mapping[str, str] | None = None,
@@ -107,7 +110,7 @@ def bring_up_one_spot(
     """Bring up one machine; as `bring_up_spots`, but resolves to the machine itself."""
     return _bring_up(
         request, 1, cmds, lambda found: found.succeeded[0], minutes=minutes, lifetime=lifetime, hours=hours,
-        on_interruption=on_interruption, fallback=fallback, ready=ready, bundle=bundle, files=files, env=env,
+        on_interruption=on_interruption, fallback=fallback, ready=ready, via=via, bundle=bundle, files=files, env=env,
         session=session, **aliases,
     )  # fmt: skip
 
@@ -179,6 +182,7 @@ class Asked(NamedTuple):
     pools: list[Pool]
     cargo: Cargo | None
     ready: Ready
+    via: Machine | None
     minutes: float
     hours: float
 
@@ -202,6 +206,7 @@ def asked(
     on_interruption: Policy = "shrink",
     fallback: str | None = None,
     ready: str | Command = "reported",
+    via: Machine | None = None,
     bundle: Bundle | None = None,
     files: Files = (),
     env: Mapping[str, str] | None = None,
@@ -213,8 +218,10 @@ def asked(
     minimum = n if minimum is None else minimum
     _check_numbers(n, minimum, minutes, lifetime, hours)
     program, policy = bootstrap.program(cmds), checked(on_interruption)
+    if via is not None and (not isinstance(via, Machine) or via.home is not session):
+        raise RequestInvalid(f"via is a machine of this session, not {via!r}", alias="via", found=via)
     pools = _pools(session.profile, request, n, fallback, aliases)
-    return Asked(session, program, policy, minimum, pools, loaded(bundle, files, env or {}), readiness(ready), minutes, hours)
+    return Asked(session, program, policy, minimum, pools, loaded(bundle, files, env or {}), readiness(ready), via, minutes, hours)
 
 
 def _bring_up(
@@ -225,7 +232,7 @@ def _bring_up(
 
     def like_this(wanted: int, least: int, hours: float) -> Conductor:
         made = Conductor(session, whole.order(wanted, hours), minimum=least, pools=whole.pools, ready=whole.ready)
-        made.lifetime, made.replacing = lifetime, Replacing(whole.policy, instead)
+        made.lifetime, made.replacing, made.via = lifetime, Replacing(whole.policy, instead), whole.via
         return made
 
     def instead(lost: int) -> Conductor:

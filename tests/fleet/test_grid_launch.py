@@ -57,6 +57,14 @@ async def test_a_server_that_was_there_before_serves_and_stays(session, oracle, 
     await teardown_all(session=session)
 
 
+async def test_workers_of_a_grid_are_ready_in_the_way_that_is_told_and_reached_through_its_server(session, request_):
+    async with await bring_up_grid(request_, 2, each=1, ready="test -d /tmp", via="server", session=session) as grid:
+        assert {one.via for one in grid.machines.values()} == {grid.server}
+        assert len((await grid.machines.run("true")).succeeded) == 2
+        assert grid._crews[0]._conductor.ready.word == "command"
+        assert await grid.request(math.factorial, 5) == 120
+
+
 async def test_a_grid_whose_workers_fail_leaves_nothing(session, oracle, request_, monkeypatch):
     monkeypatch.setattr(commands, "worker", lambda *_, **__: "echo no such worker; exit 9")
     with pytest.raises(LaunchFailed, match="no such worker"):

@@ -9,9 +9,9 @@ from fake_aws import REQUESTS, FakeAws
 from test_pace import Desk
 from virtual import run
 
-from fleetctl import bring_up_spots, fuse, launch, proving, readiness, shapes, teardown, teardown_all
+from fleetctl import bring_up_one_spot, bring_up_spots, fuse, launch, proving, readiness, shapes, teardown, teardown_all
 from fleetctl.bootstrap import Program
-from fleetctl.errors import NeverReported, ScriptFailed
+from fleetctl.errors import NeverReported, RequestInvalid, ScriptFailed
 from fleetctl.events import Deadline
 from fleetctl.order import Order
 from fleetctl.states import MachineState
@@ -133,3 +133,38 @@ def test_a_launch_that_is_never_proved_asks_four_times_a_minute_and_leaves_no_ta
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("proof")]
 
     run(main())
+
+
+@pytest.mark.cloud
+async def test_a_machine_behind_another_is_ready_when_it_answers_through_that_one(session, cloud, request_, soon):
+    door = await bring_up_one_spot(request_, "sleep 1000", session=session)
+    await door.run("true")
+    cloud.fault("message-lost", share=1.0, seed=1)  # so that nothing but SSH can tell
+    behind = await bring_up_spots(request_, 2, "sleep 1000", ready="ssh", via=door, session=session)
+    for machine in behind.succeeded:
+        assert machine.via is door
+        assert machine._where().host == machine.ip
+        assert machine.link()._at[1] is door.link()
+    await teardown_all(session=session)
+
+
+@pytest.mark.cloud
+async def test_what_stands_in_for_a_machine_behind_another_is_reached_the_same_way(session, cloud, request_, soon, wait_for):
+    door = await bring_up_one_spot(request_, "sleep 1000", session=session)
+    launch = bring_up_spots(request_, 1, "sleep 1000", ready="ssh", via=door, on_interruption="replace", session=session)
+    first = (await launch).succeeded[0]
+    cloud.fault("interruption", instance=first.instance_id, seconds=120)
+    await asyncio.to_thread(wait_for, lambda: launch.replacements and launch.replacements[0].done())
+    [second] = (await launch.replacements[0]).succeeded
+    assert second.via is door
+    await teardown_all(session=session)
+
+
+def test_a_way_that_leads_through_no_machine_of_this_session_is_refused_before_anything_costs(fake_session):
+    cloud = FakeAws()
+    one, other = fake_session(cloud), fake_session(FakeAws())
+    machine = bring_up_one_spot(REQUESTS["RequestSpotInstances"], "true", session=other).result(10)
+    for wrong in (machine, "door", 7):
+        with pytest.raises(RequestInvalid, match="via is a machine of this session"):
+            bring_up_spots(REQUESTS["RequestSpotInstances"], 1, "true", via=wrong, session=one)
+    assert not cloud.instances

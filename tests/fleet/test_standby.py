@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fleetctl import Standby, attach, teardown_all
+from fleetctl import Standby, attach, bring_up_one_spot, proving, readiness, teardown_all
 from fleetctl.errors import CommandFailed, FleetError, RequestInvalid
 from fleetctl.session import Session
 from fleetctl.states import MachineState
@@ -129,4 +129,17 @@ async def test_a_name_is_used_once_in_a_session(session, request_):
     async with Standby(request_, 1, session=session, name="mine"):
         with pytest.raises(RequestInvalid, match="has a list 'mine' already"):
             Standby(request_, 1, session=session, name="mine")
+    await teardown_all(session=session)
+
+
+async def test_a_list_waits_for_its_machines_in_the_way_that_it_is_told(session, cloud, request_, monkeypatch):
+    monkeypatch.setattr(readiness, "CONSOLES", (0.2,))
+    monkeypatch.setattr(proving, "LOOKS", (0.2,))
+    monkeypatch.setattr(proving, "WAIT_SECONDS", 0.1)
+    door = await bring_up_one_spot(request_, "sleep 1000", session=session)
+    cloud.fault("message-lost", share=1.0, seed=1)  # so that nothing but SSH can tell
+    async with Standby(request_, 1, ready="test -d /tmp", via=door, session=session) as standby:
+        machine = await standby.take()
+        assert machine.via is door
+        assert (await machine.run("echo here")).stdout == "here\n"
     await teardown_all(session=session)
