@@ -54,6 +54,14 @@ SAYS = {  # what must stand in the output, in this order
         r"all seen gone",
     ],
     "home": [r"one machine at a time: held", r"Bob finds: \[\]", r"Ada finds: depth 40 m", r"all seen gone"],
+    "kernel": [r"computed in \w+", r"product: 3360", r"error: .*IndexError", r"all seen gone"],
+    "ways_and_marks": [
+        r"there answers: SSH",
+        r"one at a time: True",
+        r"it says of itself: \{'deployed': 'version 3'\} ready",
+        r"looks well: (True|False)",
+        r"all seen gone",
+    ],
     "script": [*[r"i-\w+ ready 127\.\S+ \$0\.\d{4} an hour"] * 3, r"all seen gone", r"instance +i-\w+ .* terminated"],
     "standby": [r"handed out at once: 1 2 3", r"<standby standby: \d free of 2, 0 taken", r"all seen gone"],
     "two_launches": [
