@@ -74,8 +74,8 @@ SETUP_CALLS: Mapping[str, tuple[str, ...]] = {
     ),
     "s3": (
         "abort_multipart_upload", "create_bucket", "delete_bucket", "delete_objects", "get_bucket_encryption",
-        "get_bucket_lifecycle_configuration", "get_bucket_policy", "get_bucket_tagging", "get_public_access_block",
-        "list_multipart_uploads", "list_object_versions", "put_bucket_encryption", "put_bucket_lifecycle_configuration",
+        "get_bucket_lifecycle_configuration", "get_bucket_policy", "get_bucket_tagging", "get_public_access_block", "head_bucket",
+        "list_buckets", "list_multipart_uploads", "list_object_versions", "put_bucket_encryption", "put_bucket_lifecycle_configuration",
         "put_bucket_policy", "put_bucket_tagging", "put_public_access_block",
     ),
     "ssm": ("get_parameter",),
@@ -109,6 +109,7 @@ OTHERWISE: Mapping[str, tuple[str, ...]] = {
     "s3:get_bucket_encryption": ("s3:GetEncryptionConfiguration",),
     "s3:get_bucket_lifecycle_configuration": ("s3:GetLifecycleConfiguration",),
     "s3:get_public_access_block": ("s3:GetBucketPublicAccessBlock",),
+    "s3:head_bucket": ("s3:ListBucket",),
     "s3:head_object": ("s3:GetObject",),
     "s3:list_buckets": ("s3:ListAllMyBuckets",),
     "s3:list_object_versions": ("s3:ListBucketVersions",),

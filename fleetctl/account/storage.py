@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Collection, Mapping
 from typing import Any
 
 from ..bucket import CLOSED, HOME_REGION, OURS_ALREADY, empty
-from ..errors import AwsError, BadRequest, NotFound
+from ..errors import AwsError, BadRequest, Denied, NotFound
 from . import rights
 from .place import DONE_TAG, SETUP_TAG, Kind, Place, tags_of
 from .planning import Seen, Wanted
 
 __all__ = ["KINDS", "TAKEN", "expiry", "rules"]
 
+NOT_THERE = "404"  # HeadBucket's answers have no body, and so no other code
 UNSET = ("NoSuchTagSet", "NoSuchPublicAccessBlockConfiguration", "ServerSideEncryptionConfigurationNotFoundError", "NoSuchBucketPolicy",
          "NoSuchLifecycleConfiguration")  # fmt: skip
 TAKEN = "BucketAlreadyExists"  # by another account
@@ -43,7 +44,7 @@ async def _unset(asking: Awaitable[dict[str, Any]]) -> dict[str, Any]:
     """What a look at one setting answers with, {} where it was never set."""
     try:
         return await asking
-    except (AwsError, NotFound) as error:
+    except AwsError as error:
         if error.code in UNSET:
             return {}
         raise
@@ -55,6 +56,10 @@ async def _find(place: Place) -> list[Seen]:
         tags = tags_of(await _unset(place.call("s3", "get_bucket_tagging", Bucket=name)), "TagSet")
     except NotFound:
         return []
+    except Denied:
+        if await _is_of_others(place, name):
+            return [Seen("bucket", "bucket", name, ours=False)]
+        raise
     blocked = (await _unset(place.call("s3", "get_public_access_block", Bucket=name))).get("PublicAccessBlockConfiguration")
     encryption = (await _unset(place.call("s3", "get_bucket_encryption", Bucket=name))).get("ServerSideEncryptionConfiguration", {})
     policy = (await _unset(place.call("s3", "get_bucket_policy", Bucket=name))).get("Policy")
@@ -69,6 +74,16 @@ async def _find(place: Place) -> list[Seen]:
     # without any tag it is ours too, cut off between its making and its tagging: the name has the account's own number in it
     ours = not tags or tags.get(SETUP_TAG) == place.facts.setup
     return [Seen("bucket", "bucket", name, settings, ours=ours, done=DONE_TAG in tags)]
+
+
+async def _is_of_others(place: Place, name: str) -> bool:
+    """Whether a bucket that may not be looked at is there and another account's: names are the world's, and anybody can take one."""
+    try:
+        await place.call("s3", "head_bucket", Bucket=name)
+    except AwsError as error:
+        if isinstance(error, NotFound) or error.code == NOT_THERE:
+            return False
+    return all(one["Name"] != name for one in (await place.call("s3", "list_buckets")).get("Buckets", ()))
 
 
 async def _make(place: Place, wanted: Wanted) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from ..ec2 import pages
 from ..errors import AwsError, Denied, NotFound, SetupFailed
 from ..receipt import Line, Receipt
-from . import billing, costs, identity, network, reaping, rights, router, storage, ways
+from . import billing, costs, identity, limits, network, reaping, rights, router, storage, ways
 from .place import Kind, Place, end_of, until
 from .planning import Seen, Step, Verb, Wanted
 
@@ -183,7 +183,7 @@ def refused(what: str, failed: Sequence[tuple[str, AwsError]], documents: Mappin
     said = [f"{step}: {error.what}" for step, error in others]
     if denied:
         said.append(f"AWS does not allow {', '.join(f'{service} {operation}' for service, operation in denied)}")
-    todo = [error.todo for _, error in others if error.todo]
+    todo = [advice for _, error in others if (advice := limits.todo(error.code) or error.todo)]
     if denied:
         todo.append("have these calls allowed")
     return SetupFailed(

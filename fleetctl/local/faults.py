@@ -48,6 +48,7 @@ KINDS: dict[str, Kind] = {
                       "vol, fleet, lt", ("resource",), {"seconds": 1.0}),
     "throttling": Kind("calls are refused with RequestLimitExceeded", CALL),
     "denied": Kind("calls are refused as IAM refuses them: UnauthorizedOperation, AccessDenied", CALL),
+    "refused": Kind("calls are refused with the error `code`, such as that of a quota which is used up", CALL, {"code": "LimitExceeded"}),
     "token-buckets": Kind("EC2's documented token buckets, their sizes and refills times `scale`, are in force", CALL, {"scale": 1.0}),
     "server-error": Kind("calls are answered 500 InternalError; with `applied` true they have taken effect all the same", CALL,
                          {"applied": False}),

@@ -101,6 +101,8 @@ class Gateway:
             return _error(call, 503 if call.service == "ec2" else 400, _throttled(call.service), "Request limit exceeded.")
         if self.faults.strikes("denied", **facts):
             return _error(call, 403, *_denied(call))
+        if refused := self.faults.strikes("refused", **facts):
+            return _error(call, 400, str(refused.settings["code"]), f"{call.operation} is refused, as a fault says.")
         lost = self.faults.strikes("answer-lost", **facts)
         if lost and not lost.settings["applied"]:
             raise AnswerLost(call.operation)

@@ -26,7 +26,7 @@ REAPER = ("stack", "function", "rule", "log")  # what the one stack is made of, 
 
 
 SELDOM = ("abort_multipart_upload", "create_policy_version", "delete_objects", "delete_policy_version", "describe_network_interfaces",
-          "describe_stack_events", "detach_group_policy", "detach_role_policy", "detach_user_policy",
+          "describe_stack_events", "detach_group_policy", "detach_role_policy", "detach_user_policy", "head_bucket", "list_buckets",
           "modify_vpc_endpoint", "tag_policy", "tag_resource", "update_assume_role_policy", "update_export",
           "update_stack")  # what things that hold others, drift and failures ask for  # fmt: skip
 
@@ -490,6 +490,89 @@ def test_a_name_that_somebody_has_already_stops_it_before_anything_is_made(setup
         assert there() == before
     finally:
         iam.delete_role(RoleName="fleetctl-lab-us-east-1-machine")
+
+
+NAMED = "fleetctl-lab-us-east-1"
+A_KEY = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB7dPtjqZYTHfvzyIW0r1cPnbFyGHMyDZVdHxHYkGlGx"
+A_POLICY = json.dumps(rights.allowing([("s3", "list_buckets")]))
+THEIRS = {  # a name of each kind that has one, taken by somebody else: who makes it and who removes it, and the parameters of both
+    "key": ("ec2", "import_key_pair", {"KeyName": "fleetctl-lab-user", "PublicKeyMaterial": A_KEY},
+            "delete_key_pair", {"KeyName": "fleetctl-lab-user"}),
+    "profile": ("iam", "create_instance_profile", {"InstanceProfileName": f"{NAMED}-machine"},
+                "delete_instance_profile", {"InstanceProfileName": f"{NAMED}-machine"}),
+    "policy": ("iam", "create_policy", {"PolicyName": f"{NAMED}-controller", "PolicyDocument": A_POLICY},
+               "delete_policy", {"PolicyArn": f"arn:aws:iam::123456789012:policy/{NAMED}-controller"}),
+    "alarm": ("cloudwatch", "put_metric_alarm", {"AlarmName": f"{NAMED}-over-77", "MetricName": "m", "Namespace": "theirs", "Period": 60,
+                                                  "EvaluationPeriods": 1, "Threshold": 1.0, "ComparisonOperator": "GreaterThanThreshold",
+                                                  "Statistic": "Sum"},
+              "delete_alarms", {"AlarmNames": [f"{NAMED}-over-77"]}),
+    "topic": ("sns", "create_topic", {"Name": f"{NAMED}-alarms"},
+              "delete_topic", {"TopicArn": f"arn:aws:sns:us-east-1:123456789012:{NAMED}-alarms"}),
+    "budget": ("budgets", "create_budget", {"AccountId": "123456789012", "Budget": {
+                   "BudgetName": f"{NAMED}-month", "BudgetLimit": {"Amount": "1", "Unit": "USD"}, "TimeUnit": "MONTHLY",
+                   "BudgetType": "COST"}},
+               "delete_budget", {"AccountId": "123456789012", "BudgetName": f"{NAMED}-month"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_a_name_of_each_kind_that_is_somebody_else_s_is_told_and_never_touched(setup, client, there, kind):
+    service, make, given, end, named = THEIRS[kind]
+    getattr(client(service), make)(**given)
+    try:
+        before = there()
+        with pytest.raises(SetupFailed, match=rf"names are taken by what is not this set-up's: .*{kind} ") as caught:
+            setup.apply(Options(("us-east-1a",), "none", ("203.0.113.7",), (77,), "me@example.org"))
+        assert "another name" in caught.value.todo
+        setup.destroy()
+        assert there() == before
+    finally:
+        getattr(client(service), end)(**named)
+
+
+def test_a_bucket_of_that_name_that_is_another_set_up_s_or_another_account_s_is_told(setup, client, there, monkeypatch):
+    s3, name = client("s3"), f"{NAMED}-123456789012"
+    s3.create_bucket(Bucket=name)
+    s3.put_bucket_tagging(Bucket=name, Tagging={"TagSet": [{"Key": "team", "Value": "them"}]})
+    try:
+        before = there()
+        with pytest.raises(SetupFailed, match=f"names are taken.*bucket {name}"):
+            setup.apply()
+        assert there() == before
+    finally:
+        s3.delete_bucket(Bucket=name)
+    real = Aws.call
+
+    async def call(self, service, operation, /, **parameters):
+        if operation in ("get_bucket_tagging", "head_bucket") and parameters["Bucket"] == name:
+            raise Denied("403", service=service, operation=operation, code="AccessDenied")
+        return await real(self, service, operation, **parameters)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Aws, "call", call)
+        with pytest.raises(SetupFailed, match=f"names are taken.*bucket {name}"):
+            setup.apply()
+
+
+@pytest.mark.parametrize(("private", "operation", "code", "quota"), [
+    ("none", "CreateVpc", "VpcLimitExceeded", "VPCs per Region"),
+    ("none", "CreateInternetGateway", "InternetGatewayLimitExceeded", "Internet gateways per Region"),
+    ("nat", "AllocateAddress", "AddressLimitExceeded", "EC2-VPC Elastic IPs"),
+    ("nat", "CreateNatGateway", "NatGatewayLimitExceeded", "NAT gateways per Availability Zone"),
+    ("endpoints", "CreateVpcEndpoint", "VpcEndpointLimitExceeded", "Interface VPC endpoints per VPC"),
+    ("nat-instance", "RunInstances", "VcpuLimitExceeded", "Running On-Demand Standard instances"),
+    ("none", "CreateBucket", "TooManyBuckets", "General purpose buckets"),
+    ("none", "CreateRole", "LimitExceeded", "raise it in Service Quotas"),
+])  # fmt: skip
+def test_a_quota_that_is_used_up_is_named_with_what_raises_it_and_the_rest_is_made(setup, cloud, private, operation, code, quota):
+    wish = Options(("us-east-1a",), private, ("203.0.113.7",), ())
+    cloud.fault("refused", caller="controller", operation=operation, code=code)
+    with pytest.raises(SetupFailed, match=f"the set-up is not complete; make .*was refused with {code}") as caught:
+        setup.apply(wish)
+    assert quota in caught.value.todo and "run the same command again" in caught.value.todo
+    assert "request-service-quota-increase" in caught.value.todo or code == "LimitExceeded"
+    cloud.clear_faults()
+    assert setup.apply(wish).complete, "and the same command goes on from there"
 
 
 def test_a_profile_that_somebody_wrote_is_not_written_over(setup, config, there):
