@@ -559,14 +559,22 @@ def test_one_that_died_at_any_step_is_gone_on_with(machine, stored):
     assert len(stored().snapshots) == 1
 
 
-def kept(one, **state):
-    """A keeper of that machine's home, in a thread."""
-    house = one.house()
-    house.note(keeper="k", **state)
-    keeper = Keeper(one.here, "k")
-    thread = threading.Thread(target=keeper.watch)
-    thread.start()
-    return keeper, thread
+@pytest.fixture
+def kept():
+    """Has a keeper in a thread keep a machine's home; whatever becomes of the test, it ends."""
+    running = []
+
+    def make(one, **state):
+        one.house().note(keeper="k", **state)
+        keeper = Keeper(one.here, "k")
+        running.append((keeper, threading.Thread(target=keeper.watch, daemon=True)))
+        running[-1][1].start()
+        return running[-1]
+
+    yield make
+    for keeper, thread in running:
+        keeper.told.set()
+        thread.join(60)
 
 
 def until(condition):
@@ -576,7 +584,7 @@ def until(condition):
         time.sleep(0.01)
 
 
-def test_the_keeper_saves_every_so_often_and_once_more_when_the_machine_goes_down(machine, stored, monkeypatch):
+def test_the_keeper_saves_every_so_often_and_once_more_when_the_machine_goes_down(machine, stored, kept, monkeypatch):
     monkeypatch.setattr(housekeeper, "LOOK", 0.02)
     one = machine()
     one.load()
@@ -594,7 +602,7 @@ def test_the_keeper_saves_every_so_often_and_once_more_when_the_machine_goes_dow
     assert (two.home / "one").read_text() == "22"
 
 
-def test_at_the_notice_the_keeper_saves_and_gives_up_and_goes_on_until_another_has_it(machine, stored, gate, monkeypatch):
+def test_at_the_notice_the_keeper_saves_and_gives_up_and_goes_on_until_another_has_it(machine, stored, gate, kept, monkeypatch):
     monkeypatch.setattr(housekeeper, "LOOK", 0.02)
     one, two = machine("i-1"), machine("i-2")
     one.load()
@@ -614,7 +622,7 @@ def test_at_the_notice_the_keeper_saves_and_gives_up_and_goes_on_until_another_h
     assert (two.home / "one").read_text() in ("22", "333")
 
 
-def test_a_keeper_of_a_home_that_is_away_ends(machine, monkeypatch):
+def test_a_keeper_of_a_home_that_is_away_ends(machine, kept, monkeypatch):
     monkeypatch.setattr(housekeeper, "LOOK", 0.02)
     one = machine()
     one.load()

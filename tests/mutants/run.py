@@ -2,8 +2,8 @@
 
 First every named test must pass on an unchanged copy, else its failing would show nothing. A patch begins with lines that say which
 line of safety it belongs to (of a grid: 1 nothing is lost · 2 bad calls end · 3 cancellation · 4 trust · 5 times to live · 6 leaving;
-of a fleet: 7 against forgetting · 8 money · 9 the ledger · 10 the receipt · 11 an account's set-up and checklist), what it removes, and
-the test. Needs git for applying them, and no repository.
+of a fleet: 7 against forgetting · 8 money · 9 the ledger · 10 the receipt · 11 an account's set-up and checklist · 12 users' files),
+what it removes, and the test. Needs git for applying them, and no repository.
 
     python tests/mutants/run.py [--only WORD] [--jobs 2]
 """
