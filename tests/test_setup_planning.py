@@ -190,7 +190,7 @@ def test_a_subnet_s_addresses_are_its_zone_s_and_stay_when_zones_come():
     assert all(block.endswith("/20") for block in all_of_them.values()) and NETWORK == "10.0.0.0/16"
 
 
-@pytest.mark.parametrize(("private", "hourly"), [("none", 0.0), ("endpoints", 0.02), ("nat", 0.05), ("nat-instance", 0.0009)])
+@pytest.mark.parametrize(("private", "hourly"), [("none", 0.0), ("endpoints", 0.02), ("nat", 0.05), ("nat-instance", 0.64 / 730)])
 def test_what_an_unused_set_up_costs_is_its_way_out_alone(private, hourly):
     table = wanted(Options(ZONES, private, ()), FACTS)
     assert sum(map(prices.per_hour, table)) == pytest.approx(hourly)

@@ -69,8 +69,14 @@ async def write(place: Place, profile: Profile, options: Options, key_file: Path
     name = place.facts.setup
     baked = profiles.baked_image(name)
     profiles.write(name, values, head=f"{WRITTEN}: `fleetctl setup apply {name}` writes it anew")
-    if baked is not None:
+    if baked is not None and await _is_there(place, baked[0]):
         profiles.record_image(name, *baked)
+
+
+async def _is_there(place: Place, image: str) -> bool:
+    """Whether an image that was baked for the profile can still be launched from: it may have been removed since."""
+    by_id = [{"Name": "image-id", "Values": [image]}, {"Name": "state", "Values": ["available", "pending"]}]
+    return bool((await place.call("ec2", "describe_images", Filters=by_id)).get("Images"))
 
 
 async def image(place: Place) -> str:

@@ -18,7 +18,7 @@ HOURLY = {
     "nat": 0.045,
     "address": 0.005,  # a public IPv4 address, whether anything uses it or not
     "endpoint Interface": 0.01,  # in each zone
-    "nat-instance": 0.0009,  # its volume, which it keeps while it is stopped: 8 GB at $0.08 a month
+    "nat-instance": 8 * 0.08 / MONTH_HOURS,  # its volume, which it keeps while it is stopped
 }
 BESIDES = {
     "nat": "$0.045 a GB",

@@ -57,7 +57,7 @@ SETUP_CALLS: Mapping[str, tuple[str, ...]] = {
         "create_internet_gateway", "create_nat_gateway", "create_route", "create_route_table", "create_security_group", "create_subnet",
         "create_tags", "create_vpc", "create_vpc_endpoint", "delete_internet_gateway", "delete_key_pair", "delete_nat_gateway",
         "delete_route", "delete_route_table", "delete_security_group", "delete_subnet", "delete_vpc", "delete_vpc_endpoints",
-        "describe_addresses", "describe_availability_zones", "describe_instance_attribute", "describe_instances",
+        "describe_addresses", "describe_availability_zones", "describe_images", "describe_instance_attribute", "describe_instances",
         "describe_internet_gateways", "describe_key_pairs", "describe_nat_gateways", "describe_network_interfaces",
         "describe_route_tables", "describe_security_groups", "describe_subnets", "describe_vpc_attribute", "describe_vpc_endpoints",
         "describe_vpcs", "detach_internet_gateway", "disassociate_route_table", "import_key_pair", "modify_instance_attribute",

@@ -102,8 +102,8 @@ class LocalInstance(Instance):
 
     @property
     def public_ip(self) -> str | None:
-        """None without a public address."""
-        return self.nics[0].public_ip if self.nics else None
+        """None without a public address, and while it is stopped: EC2 takes it back then."""
+        return self.nics[0].public_ip if self.nics and self.state != "stopped" else None
 
     @property
     def public_ip_address(self) -> str | None:

@@ -210,6 +210,7 @@ def private(session, **options):
 @pytest.mark.cloud
 def test_it_runs_while_sessions_have_private_machines_and_goes_with_the_last(machine, sessions, setup, asked):
     assert machine.route() == "blackhole" and setup.plan().complete, "which is as it should be"
+    assert "PublicIpAddress" not in machine.row(), "so it costs its volume alone"
     [step] = [step for step in setup.plan().steps if step.kind == "nat-instance"]
     assert (step.verb, step.why) == (Verb.LEAVE, "stopped, as no session uses it")
     first, second = sessions(), sessions()

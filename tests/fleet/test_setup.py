@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -25,10 +26,10 @@ ONE_ZONE = Options(zones=("us-east-1a",), ssh=("203.0.113.7",))
 REAPER = ("stack", "function", "rule", "log")  # what the one stack is made of, and its role
 
 
-SELDOM = ("abort_multipart_upload", "create_policy_version", "delete_objects", "delete_policy_version", "describe_network_interfaces",
-          "describe_stack_events", "detach_group_policy", "detach_role_policy", "detach_user_policy", "head_bucket", "list_buckets",
-          "modify_vpc_endpoint", "tag_policy", "tag_resource", "update_assume_role_policy", "update_export",
-          "update_stack")  # what things that hold others, drift and failures ask for  # fmt: skip
+SELDOM = ("abort_multipart_upload", "create_policy_version", "delete_objects", "delete_policy_version", "describe_images",
+          "describe_network_interfaces", "describe_stack_events", "detach_group_policy", "detach_role_policy", "detach_user_policy",
+          "head_bucket", "list_buckets", "modify_vpc_endpoint", "tag_policy", "tag_resource", "update_assume_role_policy",
+          "update_export", "update_stack")  # what things that hold others, drift and failures ask for  # fmt: skip
 
 
 class Killed(Exception):
@@ -95,12 +96,26 @@ def test_the_profile_names_what_was_made_and_no_secret(setup, home, config):
     assert profile.credentials.secret_key not in text and "PRIVATE" not in text
 
 
-def test_an_image_that_was_baked_for_the_profile_stays_there_when_it_is_written_anew(setup, home):
+def test_an_image_that_was_baked_for_the_profile_stays_there_when_it_is_written_anew_until_it_is_removed(setup, home, client, near, aws):
     setup.apply()
+    made = client("ec2").run_instances(ImageId=near.image, InstanceType="t3.micro", MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    try:
+        baked = client("ec2").create_image(InstanceId=made, Name="tools", NoReboot=True)["ImageId"]
+    finally:
+        client("ec2").terminate_instances(InstanceIds=[made])
     first = profiles.load("lab", home=home).image
-    profiles.record_image("lab", "ami-0123456789abcdef0", "tools")
+    profiles.record_image("lab", baked, "tools")
     setup.apply(None)
-    assert (profiles.load("lab", home=home).image, profiles.baked_image("lab")[1]) == ("ami-0123456789abcdef0", "tools") != (first, "")
+    assert (profiles.load("lab", home=home).image, profiles.baked_image("lab")[1]) == (baked, "tools") and baked != first
+    [row] = client("ec2").describe_images(ImageIds=[baked])["Images"]
+    if shutil.which("aws"):  # another client sees it, too
+        disk = row["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+        assert [one["Name"] for one in aws(("ec2", "describe-images", "--image-ids", baked))["Images"]] == ["tools"]
+        assert [one["SnapshotId"] for one in aws(("ec2", "describe-snapshots", "--snapshot-ids", disk))["Snapshots"]] == [disk]
+    client("ec2").deregister_image(ImageId=baked)
+    client("ec2").delete_snapshot(SnapshotId=row["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"])
+    setup.apply(None)
+    assert (profiles.load("lab", home=home).image, profiles.baked_image("lab")) == (first, None)
 
 
 def test_private_keys_are_for_their_owner_only_and_never_travel(setup, home, config, client):
@@ -685,31 +700,84 @@ def test_the_command_line_plans_applies_looks_and_destroys(fleetctl, setup, home
     assert fleetctl("setup", "destroy", "lab", "--yes").stdout.strip() == "Receipt: nothing was found"
 
 
-@pytest.mark.skipif(shutil.which("aws") is None, reason="the aws command line is not here")
-def test_the_aws_command_line_sees_what_was_made(setup, home):
-    """A client that shares no line of code, and no process, with what made it."""
-    setup.apply()
+BUCKET = ("--bucket", "fleetctl-lab-us-east-1-123456789012")
+OURS = ("--filters", "Name=tag:fleetctl:setup,Values=lab")
+ASKED = {  # what another client is asked, all at once
+    "vpc": ("ec2", "describe-vpcs", *OURS), "subnets": ("ec2", "describe-subnets", *OURS),
+    "routes": ("ec2", "describe-route-tables", *OURS),
+    "groups": ("ec2", "describe-security-groups", *OURS), "keys": ("ec2", "describe-key-pairs", *OURS),
+    "machine": ("ec2", "describe-instances", *OURS), "gateway": ("ec2", "describe-internet-gateways", *OURS),
+    "endpoints": ("ec2", "describe-vpc-endpoints", *OURS),
+    "role": ("iam", "get-role-policy", "--role-name", "fleetctl-lab-us-east-1-machine", "--policy-name", "machine"),
+    "profile": ("iam", "get-instance-profile", "--instance-profile-name", "fleetctl-lab-us-east-1-machine"),
+    "controller": ("iam", "get-policy", "--policy-arn", "arn:aws:iam::123456789012:policy/fleetctl-lab-us-east-1-controller"),
+    "closed": ("s3api", "get-public-access-block", *BUCKET), "encrypted": ("s3api", "get-bucket-encryption", *BUCKET),
+    "policy": ("s3api", "get-bucket-policy", *BUCKET), "expiry": ("s3api", "get-bucket-lifecycle-configuration", *BUCKET),
+    "alarms": ("cloudwatch", "describe-alarms", "--alarm-name-prefix", "fleetctl-lab-"),
+    "budgets": ("budgets", "describe-budgets", "--account-id", "123456789012"), "reports": ("bcm-data-exports", "list-exports"),
+    "tag": ("ce", "list-cost-allocation-tags", "--tag-keys", "fleetctl:session"),
+    "stack": ("cloudformation", "describe-stacks", "--stack-name", "fleetctl-lab-us-east-1-reaper"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def aws(home):
+    """The aws command line on the local cloud, by explicit endpoint: shares no line of code, and no process, with what made things."""
     base = profiles.load("local", home=home)
     keys = {"AWS_ACCESS_KEY_ID": base.credentials.access_key, "AWS_SECRET_ACCESS_KEY": base.credentials.secret_key}
     where = ("--endpoint-url", base.endpoint_url, "--region", base.region, "--output", "json")
 
-    def aws(*words):
-        ran = subprocess.run(["aws", *words, *where], env={**os.environ, **keys}, capture_output=True, text=True, timeout=60, check=False)
+    def ask(words):
+        ran = subprocess.run(["aws", *words, *where], env={**os.environ, **keys}, capture_output=True, text=True, timeout=100, check=False)
         assert ran.returncode == 0, ran.stderr
         return json.loads(ran.stdout)
 
-    (vpc,) = aws("ec2", "describe-vpcs", "--filters", "Name=tag:fleetctl:setup,Values=lab")["Vpcs"]
+    return ask
+
+
+@pytest.mark.skipif(shutil.which("aws") is None, reason="the aws command line is not here")
+def test_the_aws_command_line_sees_each_thing_that_was_made(setup, aws):
+    setup.apply(Options(("us-east-1a",), "nat-instance", ("203.0.113.7",), reaper=True))
+    with ThreadPoolExecutor(3) as pool:
+        seen = dict(zip(ASKED, pool.map(aws, ASKED.values()), strict=True))
+
+    (vpc,) = seen["vpc"]["Vpcs"]
     assert (vpc["VpcId"], vpc["CidrBlock"]) == (setup.id("vpc", "vpc"), "10.0.0.0/16")
-    bucket = ("--bucket", "fleetctl-lab-us-east-1-123456789012")
-    assert all(aws("s3api", "get-public-access-block", *bucket)["PublicAccessBlockConfiguration"].values())
-    named = ("--role-name", "fleetctl-lab-us-east-1-machine")
-    (statement,) = aws("iam", "get-role", *named)["Role"]["AssumeRolePolicyDocument"]["Statement"]
-    assert statement["Principal"] == {"Service": "ec2.amazonaws.com"}
-    budgets = aws("budgets", "describe-budgets", "--account-id", "123456789012")["Budgets"]
-    assert [one["BudgetName"] for one in budgets] == ["fleetctl-lab-us-east-1-month"]
-    (report,) = aws("bcm-data-exports", "list-exports")["Exports"]
+    assert [one["VpcId"] for row in seen["gateway"]["InternetGateways"] for one in row["Attachments"]] == [vpc["VpcId"]]
+    sides = {one["MapPublicIpOnLaunch"]: one["CidrBlock"] for one in seen["subnets"]["Subnets"]}
+    assert sides == {True: "10.0.0.0/20", False: "10.0.128.0/20"}
+    machines = [one for row in seen["machine"]["Reservations"] for one in row["Instances"]]
+    (machine,) = [one for one in machines if one["State"]["Name"] != "terminated"]  # EC2 goes on showing those for a while
+    assert (machine["InstanceId"], machine["SourceDestCheck"]) == (setup.id("nat-instance", "nat"), False)
+    ways = {part["Value"]: [one.get("GatewayId") or one.get("InstanceId") for one in row["Routes"]
+                            if one.get("DestinationCidrBlock") == "0.0.0.0/0"]
+            for row in seen["routes"]["RouteTables"] for part in row["Tags"] if part["Key"] == "fleetctl:part"}  # fmt: skip
+    assert ways == {"public": [setup.id("gateway", "gateway")], "private": [machine["InstanceId"]]}
+    lets_in = {one["GroupName"]: {(rule["IpProtocol"], source["CidrIp"]) for rule in one["IpPermissions"] for source in rule["IpRanges"]}
+               for one in seen["groups"]["SecurityGroups"]}  # fmt: skip
+    assert lets_in == {"fleetctl-lab-machines": {("tcp", "203.0.113.7/32")}, "fleetctl-lab-nat": {("-1", "10.0.128.0/20")}}
+    assert [one["VpcEndpointType"] for one in seen["endpoints"]["VpcEndpoints"] if one["State"] != "deleted"] == ["Gateway"]
+    assert sorted(one["KeyName"] for one in seen["keys"]["KeyPairs"]) == ["fleetctl-lab-machines", "fleetctl-lab-user"]
+
+    assert seen["role"]["PolicyDocument"] == rights.machine("aws", "us-east-1", "123456789012", BUCKET[1])
+    (role,) = seen["profile"]["InstanceProfile"]["Roles"]
+    assert role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {"Service": "ec2.amazonaws.com"}
+    assert seen["controller"]["Policy"]["IsAttachable"]
+
+    assert all(seen["closed"]["PublicAccessBlockConfiguration"].values())
+    (rule,) = seen["encrypted"]["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    refusal = json.loads(seen["policy"]["Policy"])["Statement"][0]
+    assert (refusal["Effect"], refusal["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+    assert {one["Filter"]["Prefix"]: one["Expiration"]["Days"] for one in seen["expiry"]["Rules"]} == {"fleetctl/": 30, "logs/": 90,
+                                                                                                       "costs/": 400}  # fmt: skip
+
+    assert sorted(one["Threshold"] for one in seen["alarms"]["MetricAlarms"]) == [1, 5, 20, 100]
+    assert [one["BudgetName"] for one in seen["budgets"]["Budgets"]] == ["fleetctl-lab-us-east-1-month"]
+    (report,) = seen["reports"]["Exports"]
     assert (report["ExportName"], report["ExportStatus"]["StatusCode"]) == ("fleetctl-lab-us-east-1-costs", "HEALTHY")
-    assert "CostAllocationTags" in aws("ce", "list-cost-allocation-tags", "--tag-keys", "fleetctl:session")
+    assert "CostAllocationTags" in seen["tag"]
+    assert seen["stack"]["Stacks"][0]["StackStatus"] == "CREATE_COMPLETE"
 
 
 def test_every_call_of_a_set_up_its_status_and_its_removal_is_as_botocore_s_model_says(setup, asked, client):
