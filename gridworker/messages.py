@@ -168,6 +168,23 @@ def _mixed(failure: Failure, cause: Exception) -> CallFailed:
         CallFailed.__init__(error, failure)
         for name, value in getattr(cause, "__dict__", {}).items():
             error.__dict__.setdefault(name, value)
+        error.args = cause.args
+        _copy_members(cause, error)
     except Exception:                       # its memory layout, constructor or metaclass does not allow it
         return CallFailed(failure)
     return error
+
+
+def _copy_members(cause: Exception, error: CallFailed) -> None:
+    """What exceptions keep outside of their dictionary: the `errno` of an OSError, the `name` of an ImportError."""
+    from types import GetSetDescriptorType, MemberDescriptorType
+
+    for kind in cause.__class__.__mro__:
+        if kind is Exception:
+            return
+        for name, member in vars(kind).items():
+            if isinstance(member, GetSetDescriptorType | MemberDescriptorType) and not name.startswith("__"):
+                try:
+                    setattr(error, name, getattr(cause, name))
+                except Exception:           # not set there, or not to be set
+                    continue

@@ -209,11 +209,18 @@ def describe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], limit: in
     return f"{name}({', '.join(parts)})"
 
 
+def _code_of(function: Any) -> Any:
+    """The code of a function, or of what it wraps; None for what has no Python code (builtins)."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return getattr(function, "__code__", None)
+
+
 def code_version(function: Any) -> str:
     """16 hex digits that change when the function's code or defaults do; "" for what has no Python code (builtins)."""
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
-    code = getattr(function, "__code__", None)
+    code = _code_of(function)
     if code is None:
         return ""
     state = blake2b(digest_size=8)
@@ -243,7 +250,7 @@ class Functions:
 
     def __init__(self, fetch: Callable[[str], bytes | None] | None = None) -> None:
         self._fetch = fetch
-        self._references: dict[int, tuple[Any, Reference]] = {}      # by id of the function, which is kept by a weak reference
+        self._references: dict[int, tuple[Any, Reference, Any]] = {}      # by id of the function, kept by a weak reference; with its code
         self._loaded: dict[bytes, Loaded] = {}
         self._by_value: deque[bytes] = deque()      # those of them that go when there are too many, oldest first
         self._names: dict[str, str] = {}            # of functions by value, whose references do not tell
@@ -254,7 +261,7 @@ class Functions:
     def reference(self, function: Callable[..., Any]) -> Reference:
         """The function's reference. One that goes by value is pickled anew each time: what it refers to may have been edited."""
         known = self._references.get(id(function))
-        if known is not None and known[0]() is function:
+        if known is not None and known[0]() is function and known[2] is _code_of(function):      # autoreload edits in place
             return known[1]
         if isinstance(function, Reference):     # made before, for many salts
             return function
@@ -292,7 +299,7 @@ class Functions:
     def _remember(self, function: Callable[..., Any], made: Reference) -> None:
         number = id(function)
         try:
-            self._references[number] = (ref(function, lambda _: self._references.pop(number, None)), made)
+            self._references[number] = ref(function, lambda _: self._references.pop(number, None)), made, _code_of(function)
         except TypeError:                   # cannot be referenced weakly (some builtins): looked up each time
             return
 

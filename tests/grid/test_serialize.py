@@ -159,6 +159,29 @@ def test_an_error_is_an_instance_of_what_was_raised(cause: Exception) -> None:
     assert isinstance(error.__cause__, type(cause))
 
 
+@pytest.mark.parametrize("cause", [FileNotFoundError(2, "No file", "here"), KeyError("k"), StopIteration(5), ImportError("no", name="it"),
+                                   UnicodeDecodeError("utf-8", b"abc", 1, 2, "bad"), AttributeError("no", name="it"), OSError(5)])
+def test_an_error_has_the_attributes_of_what_was_raised(cause: Exception) -> None:
+    error = raised(Failure("raised", type(cause).__name__, str(cause), chain=("f(1)",), cause=pickle.dumps(cause)))
+    for one in (error, pickle.loads(pickle.dumps(error))):
+        assert one.args == error.__cause__.args == cause.args
+        assert str(one).startswith(f"f(1) raised {type(cause).__name__}: ")
+        for name in ("errno", "strerror", "filename", "value", "name", "start", "end", "object", "reason"):
+            assert getattr(one, name, None) == getattr(error.__cause__, name, None)
+
+
+def test_a_function_that_was_given_other_code_is_another_version() -> None:
+    functions = Functions()
+    code = calls.inc.__code__
+    before = functions.reference(calls.inc).text
+    try:
+        calls.inc.__code__ = (lambda x: x + 2).__code__        # as autoreload does in IPython
+        assert functions.reference(calls.inc).text != before
+    finally:
+        calls.inc.__code__ = code
+    assert functions.reference(calls.inc).text == before
+
+
 def test_the_code_version_follows_code_and_defaults() -> None:
     def one(x: int, y: int = 1) -> int:
         return x + y
