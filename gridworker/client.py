@@ -23,6 +23,7 @@ from .embedded import embed
 from .errors import GridClosed, GridError, GridUnreachable
 from .forked import watch
 from .here import enter, leave
+from .interrupts import Held
 from .keeping import Keeping, fatal
 from .keys import Keys, checked
 from .limits import HEARD_MOST
@@ -174,7 +175,7 @@ class Grid(Verbs, Looking, Keeping):
         asks = self._asks(pool, calls, references, trace)
         ids = [call for call, _ in asks]
         answer = kind(ids, single, patient, self._lock, self._take_back, self.seal, self._reading)
-        with self._lock:
+        with Held(), self._lock:
             if self._closing:
                 raise GridClosed("this client was closed")
             if ids:
@@ -211,7 +212,7 @@ class Grid(Verbs, Looking, Keeping):
         try:
             for at in range(0, len(calls), BATCH_MOST):
                 asks = self._asks(pool, calls[at:at + BATCH_MOST], references, trace)
-                with self._lock:
+                with Held(), self._lock:
                     if self._closing:
                         raise GridClosed("this client was closed")
                     self._keep_codes(references)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from .errors import GridUnreachable
+from .interrupts import Held
 from .waits import Wait
 
 TICK_SECONDS = 0.05
@@ -92,6 +93,10 @@ class Reading:
         """Reads until the wait is over, the time is, or somebody else has to read. Whoever has the role already keeps it."""
         if self._in_background:
             return
+        with Held() as held:
+            self._lead(wait, timeout, held)
+
+    def _lead(self, wait: Wait, timeout: float | None, held: Held) -> None:
         if not self._role.acquire(False):
             self._callers = True
             return
@@ -102,7 +107,7 @@ class Reading:
                 most = self._patience()
                 if deadline is not None and (most := min(most, deadline - time.monotonic())) <= 0:
                     break
-                if not self._turn(most, brisk=True):
+                if not self._turn(most, held):
                     break
         except GridUnreachable:
             self._broken = True
@@ -113,15 +118,16 @@ class Reading:
 
     def glance(self) -> None:
         """Reads what is there already, without waiting, if nobody else does."""
-        if self._role.acquire(False):
-            try:
-                if not self._broken:
-                    self._turn(0.0)
-            except GridUnreachable:
-                self._broken = True
-                self._call()
-            finally:
-                self._role.release()
+        with Held():
+            if self._role.acquire(False):
+                try:
+                    if not self._broken:
+                        self._turn(0.0)
+                except GridUnreachable:
+                    self._broken = True
+                    self._call()
+                finally:
+                    self._role.release()
 
     def background(self, over: Callable[[], bool]) -> None:
         """The background thread's reading, until `over()`. GridUnreachable when a connection breaks, whoever found out."""
@@ -170,26 +176,34 @@ class Reading:
                 _YIELD()
         return found
 
-    def _turn(self, seconds: float, *, brisk: bool = False) -> bool:
+    def _turn(self, seconds: float, held: Held | None = None) -> bool:
         """Waits for a descriptor and serves it. False if it was woken instead; the wake is left for the background thread.
 
-        `brisk`: by a caller, who may look again and again before he sleeps.
+        `held`: by a caller, who may look again and again before he sleeps, and whom Ctrl-C wakes.
         """
         served = True
-        if brisk:
+        if held is not None:
             began = time.perf_counter()
-            found = self._spin() or self._poll.poll(1000 * seconds + 1)
+            try:
+                held.open()
+                found = self._spin() or self._poll.poll(1000 * seconds + 1)
+            finally:
+                held.shut()
             self._brisk = bool(found) and time.perf_counter() - began < SPIN_SECONDS
         else:
             found = self._poll.poll(1000 * seconds + 1 if seconds else 0)
-        if not found and seconds:
-            self._idle()
-        for descriptor, _ in found:
-            if descriptor == self._out:
-                served = False
-            else:
-                self._handlers[descriptor]()
-        self._after()
+        try:
+            if not found and seconds:
+                self._idle()
+            for descriptor, _ in found:
+                if descriptor == self._out:
+                    served = False
+                else:
+                    self._handlers[descriptor]()
+            self._after()
+        except BaseException:               # a signal's handler has raised: what had been taken here may be lost, so it is asked for again
+            self._broken = True
+            raise
         return served
 
     def _drain(self) -> None:

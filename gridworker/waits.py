@@ -59,10 +59,10 @@ class Wait:
 
     def arrive(self, call: str, message: bytes) -> None:
         """The outcome of a call, as the inbox has it; wakes whoever waits if that was the last, or a failure."""
-        if self.over or call not in self.missing:
+        if self.over or (self.missing and call not in self.missing):       # none missing, and not over: this was broken off by a signal
             return
-        self.missing.remove(call)
         self.outcomes[call] = message
+        self.missing.discard(call)
         if not self.missing or (message[0] != RESULT and not self.patient):
             self.over = True
             self.wake(self)
@@ -128,18 +128,19 @@ class Waits:
     def arrive(self, message: bytes) -> bool:
         """An outcome out of the inbox. False if nobody waits for it (a repeated answer)."""
         call = message[1:1 + ID].decode("ascii")
-        waits = self._waits.pop(call, None)
+        waits = self._waits.get(call)
         if waits is None:
             return False
-        asked = self._asked.pop(call)
-        if message[0] == RESULT:
-            self.heard.append(call)
-        elif asked and self._named is not None and message[1 + ID:2 + ID] == PLAIN:
+        asked, result = self._asked[call], message[0] == RESULT
+        if not result and asked and self._named is not None and message[1 + ID:2 + ID] == PLAIN:
             failure = Failure.decode(message[1 + ID:])
             failure.chain = (self._named(asked[0][2]),)
             message = self._failed(message[1:1 + ID], failure)
         for wait in waits:
             wait.arrive(call, message.another() if type(message) is Whole and wait is not waits[-1] else message)
+        del self._waits[call], self._asked[call]        # at the end: what a signal breaks off is asked for again
+        if result:
+            self.heard.append(call)
         return True
 
     def withdraw(self, wait: Wait, failure: Failure) -> list[tuple[str, str, str]]:

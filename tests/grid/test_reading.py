@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grid_calls as calls
 import pytest
 from grid_lab import until
 
 from gridworker import GridClosed
+from gridworker.interrupts import Held
+from gridworker.waits import Wait, Waits
 
 if TYPE_CHECKING:
     from grid_lab import Lab
@@ -103,3 +106,136 @@ def test_closing_ends_a_caller_who_reads(lab: Lab) -> None:
     waiting.join(20)
     assert len(found) == 1
 
+
+def in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def test_ctrl_c_between_taking_an_answer_and_giving_it_loses_none(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrive, struck = Waits.arrive, []
+
+    def interrupted(waits: Waits, message: bytes) -> bool:
+        if in_main_thread() and not struck:
+            struck.append(message)
+            signal.raise_signal(signal.SIGINT)
+        return arrive(waits, message)
+
+    assert in_main_thread()
+    led_by_callers(grid)
+    monkeypatch.setattr(Waits, "arrive", interrupted)
+    asked = []
+
+    def stopped() -> bool:
+        asked.append(grid.requests("pool", [(calls.inc, 1000 * len(asked) + i) for i in range(100)]))
+        try:
+            asked[-1].result(20)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    until(stopped, "this thread to be interrupted while it reads")
+    for number, answer in enumerate(asked):
+        assert answer.result(9) == [1000 * number + i + 1 for i in range(100)]     # nothing is asked again before 15 s have gone
+
+
+def test_ctrl_c_in_the_midst_of_asking_leaves_nothing_half_done(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    send, struck = grid._send, []
+
+    def interrupted(batch: list[Any], *, again: bool) -> None:
+        if in_main_thread() and not struck:
+            struck.append(len(batch))
+            signal.raise_signal(signal.SIGINT)
+        send(batch, again=again)
+
+    grid._ready()
+    monkeypatch.setattr(grid, "_send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        grid.request("pool", calls.inc, 1)
+    assert struck == [1]
+    assert grid.request("pool", calls.inc, 1).result(9) == 2
+
+
+def test_a_signals_handler_that_raises_while_answers_are_read_loses_none(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    hear, struck = grid._hear, []
+
+    def interrupted() -> None:
+        if in_main_thread() and not struck:
+            struck.append(True)
+            grid._bell.feed()
+            while grid._bell.ready() is not False:      # what a handler of SIGALRM would cost that raises just then
+                pass
+            raise TimeoutError("by a signal")
+        hear()
+
+    led_by_callers(grid)
+    monkeypatch.setitem(grid._reading._handlers, grid._bell.fileno(), interrupted)
+    asked: list[Any] = []
+
+    def stopped() -> bool:
+        asked.append(grid.request("pool", calls.inc, len(asked)))
+        try:
+            asked[-1].result(20)
+        except TimeoutError as error:
+            return "by a signal" in str(error)
+        return False
+
+    until(stopped, "this thread to be interrupted while it reads")
+    assert [answer.result(9) for answer in asked] == list(range(1, len(asked) + 1))
+
+
+def test_an_arrival_that_was_broken_off_can_be_repeated() -> None:
+    woken: list[Wait] = []
+    message = b"R" + b"0" * 32 + b"value"
+    for broken in ("discard", "wake"):
+        wait = Wait(["0" * 32], False, woken.append)
+        waits = Waits()
+        waits.add(wait, [("0" * 32, ("pool", "", b"item"))])
+        if broken == "discard":             # right after it
+            wait.outcomes["0" * 32] = message
+            wait.missing.clear()
+        else:
+
+            def struck(wait: Wait) -> None:
+                raise KeyboardInterrupt
+
+            other = Wait(["0" * 32], False, struck)
+            waits.add(other, [("0" * 32, ("pool", "", b"item"))])
+            waits._waits["0" * 32].reverse()
+            with pytest.raises(KeyboardInterrupt):
+                waits.arrive(message)
+        assert waits.asked() == [("pool", "", b"item")]
+        assert waits.arrive(message)
+        assert woken.pop() is wait
+        assert (len(waits), waits.heard) == (0, ["0" * 32])
+
+
+def test_a_thread_that_sleeps_hears_ctrl_c_at_once(grid: Grid) -> None:
+    answer = grid.request("nobody", calls.inc, 1)
+    threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        answer.result(60)
+    answer.cancel()
+
+
+def test_what_is_held_is_heard_by_the_handler_that_was_there() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        handler = signal.getsignal(signal.SIGINT)
+        with Held() as held:
+            signal.raise_signal(signal.SIGINT)
+            assert heard == []
+            held.open()
+            assert len(heard) == 1
+            signal.raise_signal(signal.SIGINT)
+            assert len(heard) == 2
+            held.shut()
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)      # who insists is heard
+            assert len(heard) == 3
+            signal.raise_signal(signal.SIGINT)
+            assert len(heard) == 3
+        assert len(heard) == 4
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
