@@ -211,8 +211,8 @@ def test_an_arrival_that_was_broken_off_can_be_repeated() -> None:
 
 def test_a_thread_that_sleeps_hears_ctrl_c_at_once(grid: Grid) -> None:
     answer = grid.request("nobody", calls.inc, 1)
-    threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
+        threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
         answer.result(60)
     answer.cancel()
 
