@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import bundle, commands
     from .bootstrap import Program
-    from .checks import Preflight
-    from .command import Command
     from .commands import connect_grid
-    from .cost import Cost
+    from .ending.receipt import Receipt
     from .errors import BudgetExceeded, FleetError, LaunchFailed, NeverReported, NotConnected, RequestInvalid, ScriptFailed, StillBilling
-    from .fabric import Hosts, hosts
     from .grid import FleetGrid, bring_up_grid
-    from .handle import Launch, Progress
+    from .launching.checks import Preflight
+    from .launching.handle import Launch, Progress
     from .machines import Machine, Machines
-    from .receipt import Receipt
-    from .resuming import attach
+    from .money.cost import Cost
+    from .oversight.resuming import attach
+    from .reach.command import Command
+    from .reach.fabric import Hosts, hosts
     from .session import Session, connect, current
     from .spot import bring_up_one_spot, bring_up_spots, extend, preflight, teardown, teardown_all
     from .standby import Standby
@@ -43,14 +43,14 @@ __all__ = [
 
 _MODULES = ("bundle", "commands")
 _HOMES = {
-    "attach": "resuming",
+    "attach": "oversight.resuming",
     "bring_up_one_spot": "spot", "bring_up_spots": "spot", "extend": "spot", "preflight": "spot",
     "teardown": "spot", "teardown_all": "spot",
     "bring_up_grid": "grid", "FleetGrid": "grid",
-    "Hosts": "fabric", "hosts": "fabric",
-    "Command": "command", "connect": "session", "current": "session", "Session": "session", "connect_grid": "commands",
-    "Cost": "cost", "Launch": "handle", "Progress": "handle", "Machine": "machines", "Machines": "machines",
-    "Standby": "standby", "Preflight": "checks", "Program": "bootstrap", "Receipt": "receipt",
+    "Hosts": "reach.fabric", "hosts": "reach.fabric",
+    "Command": "reach.command", "connect": "session", "current": "session", "Session": "session", "connect_grid": "commands",
+    "Cost": "money.cost", "Launch": "launching.handle", "Progress": "launching.handle", "Machine": "machines", "Machines": "machines",
+    "Standby": "standby", "Preflight": "launching.checks", "Program": "bootstrap", "Receipt": "ending.receipt",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import baking, checklist, rescue, setup
+from .cli import baking, checklist, rescue, setup
 from .errors import FleetError
 from .profiles import local_cloud, state_home
 
@@ -153,7 +153,7 @@ def _local_fault(options: argparse.Namespace) -> int:
 
 
 def _ls(_: argparse.Namespace) -> None:
-    from . import abandoned
+    from .oversight import abandoned
 
     table = Table("session", "cloud", "began", "process", "launches", "state", title="sessions", title_justify="left")
     for record in abandoned.listing(state_home()):
@@ -165,7 +165,7 @@ def _ls(_: argparse.Namespace) -> None:
 
 
 def _down(options: argparse.Namespace) -> int:
-    from . import abandoned
+    from .oversight import abandoned
 
     console = Console()
     receipt, spared = abandoned.down(state_home(), force=options.force)

@@ -180,7 +180,7 @@ def _script() -> str:
 @cache
 def bare(name: str) -> str:
     """One of this package's shell scripts without what only its reader needs."""
-    lines = (line.strip() for line in files(__package__).joinpath(name).read_text(encoding="utf-8").splitlines())
+    lines = (line.strip() for line in files(__package__).joinpath("scripts", name).read_text(encoding="utf-8").splitlines())
     return "".join(f"{line}\n" for line in lines if line and not line.startswith("#"))
 
 

@@ -11,10 +11,10 @@ import shlex
 from typing import TYPE_CHECKING, TypeVar
 
 from .bootstrap import Program
-from .command import Command
 from .errors import MachineError, RequestInvalid
 from .futures import Pending
 from .machines import Home, Machine
+from .reach.command import Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable

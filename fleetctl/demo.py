@@ -27,8 +27,8 @@ from . import bundle, commands, profiles
 from .bundle import Bundle
 from .errors import FleetError
 from .grid import bring_up_grid
-from .handle import Launch
-from .launch import Conductor
+from .launching.handle import Launch
+from .launching.launch import Conductor
 from .profiles import local_cloud
 from .session import Session
 from .spot import bring_up_spots, teardown_all

@@ -17,15 +17,15 @@ from gridworker import Grid
 
 from . import commands, shapes
 from .commands import GRACE_SECONDS, PORT
+from .ending.receipt import Receipt
 from .errors import FleetError, RequestInvalid
 from .futures import Pending
-from .handle import Launch, Progress
+from .launching.handle import Launch, Progress
 from .machines import Machine, Machines
-from .receipt import Receipt
-from .retiring import retirable
 from .session import Session, current
 from .spot import asked, bring_up_one_spot, bring_up_spots
 from .states import LaunchState, MachineState
+from .upkeep.retiring import retirable
 from .watched import Watched
 
 log = logging.getLogger(__name__)

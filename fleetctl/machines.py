@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
 
-from . import ec2, holding, images
-from .cost import Span
-from .diagnosis import Row, outside
+from . import images
+from .cloud import ec2
 from .errors import FleetError, MachineError
-from .hands import Base, Hands, Many
 from .lifecycle import MachineState, Slot
-from .link import Where
-from .outcomes import AT_ONCE
+from .money.cost import Span
+from .reach import holding
+from .reach.diagnosis import Row, outside
+from .reach.hands import Base, Hands, Many
+from .reach.link import Where
+from .reach.outcomes import AT_ONCE
 
 if TYPE_CHECKING:
     from .futures import Pending
     from .messages import Report
-    from .outcomes import Outcomes
+    from .reach.outcomes import Outcomes
 
 T = TypeVar("T")
 

@@ -35,7 +35,7 @@ from typing import Any
 
 import botocore.session
 
-from .aws import Aws, Credentials
+from .cloud.aws import Aws, Credentials
 from .errors import ProfileError
 
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # S3 User Guide, "General purpose bucket naming rules"

@@ -23,32 +23,34 @@ from uuid import uuid4
 
 import boto3
 
-from . import display, ec2, guard, profiles
+from . import display, profiles
 from .background import CLOSE_SECONDS, Background
-from .belongings import Belongings
-from .billing import described
-from .books import Books
-from .bucket import Bucket
-from .budget import checked
-from .cost import Cost
-from .ending import end
+from .cloud import ec2
+from .cloud.bucket import Bucket
+from .cloud.journal import Journal, attempt
+from .ending.estate import Estate
+from .ending.receipt import Receipt
+from .ending.teardown import end
 from .errors import FleetError, LaunchFailed, NotConnected, StillBilling
-from .estate import Estate
-from .former import Former
 from .futures import Pending
-from .guard import Guard
-from .journal import Journal, attempt
-from .keeper import Keeper
-from .launch import Conductor
+from .launching.billing import described
+from .launching.launch import Conductor
 from .ledger import Ledger
 from .lifecycle import SETTLED, Ended, LaunchState
-from .link import HANDSHAKES
 from .messages import Report
+from .money.budget import checked
+from .money.cost import Cost
+from .money.prices import Tariff
 from .notify import Channel
-from .prices import Tariff
 from .profiles import Profile
-from .receipt import Receipt
-from .retiring import Parts, retire
+from .reach.link import HANDSHAKES
+from .upkeep import guard
+from .upkeep.belongings import Belongings
+from .upkeep.books import Books
+from .upkeep.former import Former
+from .upkeep.guard import Guard
+from .upkeep.keeper import Keeper
+from .upkeep.retiring import Parts, retire
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -9,27 +9,29 @@ from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from uuid import uuid4
 
-from . import bootstrap, fuse, shapes, topup
+from . import bootstrap, shapes
 from .bootstrap import Program
 from .bundle import Bundle
-from .cargo import Cargo, Files, loaded
-from .checks import Preflight, judge
-from .command import Command
+from .bundle.cargo import Cargo, Files, loaded
+from .ending import fuse
+from .ending.receipt import Receipt
 from .errors import RequestInvalid
 from .futures import Pending
-from .handle import Launch
-from .inspection import inspect_launch
-from .interruption import Policy, checked, kept
-from .launch import Conductor
+from .launching import topup
+from .launching.checks import Preflight, judge
+from .launching.handle import Launch
+from .launching.inspection import inspect_launch
+from .launching.interruption import Policy, checked, kept
+from .launching.launch import Conductor
+from .launching.order import Order
+from .launching.readiness import Ready, readiness
+from .launching.replacing import Replacing
+from .launching.topup import Pool
 from .machines import Machine, Machines
-from .order import Order
 from .profiles import Profile
-from .readiness import Ready, readiness
-from .receipt import Receipt
-from .replacing import Replacing
-from .retiring import retirable
+from .reach.command import Command
 from .session import Session, current
-from .topup import Pool
+from .upkeep.retiring import retirable
 
 T = TypeVar("T")
 Commands: TypeAlias = str | Sequence[str] | Program

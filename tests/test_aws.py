@@ -6,7 +6,7 @@ import pytest
 from aiobotocore.config import AioConfig
 from botocore.exceptions import ClientError
 
-from fleetctl.aws import Aws, Credentials, _from_client_error
+from fleetctl.cloud.aws import Aws, Credentials, _from_client_error
 from fleetctl.errors import AwsError, BadRequest, Capacity, Denied, Network, NotFound, Quota, Throttled
 
 KEYS = Credentials("AKIAEXAMPLE", "not-to-be-seen", "nor-this")
@@ -42,7 +42,7 @@ def test_each_code_is_a_kind_and_a_broken_answer_tells_nothing_about_the_call(co
 
 async def test_an_endpoint_that_nobody_serves_is_a_network_error(monkeypatch):
     once = {"retries": {"mode": "standard", "max_attempts": 1}}
-    monkeypatch.setattr("fleetctl.aws.AioConfig", lambda **options: AioConfig(**{**options, **once}))
+    monkeypatch.setattr("fleetctl.cloud.aws.AioConfig", lambda **options: AioConfig(**{**options, **once}))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
         aws = Aws(region="us-east-1", endpoint_url=f"http://127.0.0.1:{taken.getsockname()[1]}", credentials=KEYS)

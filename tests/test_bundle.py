@@ -12,7 +12,8 @@ from importlib import metadata
 
 import pytest
 
-from fleetctl import bundle, distributions, gathering, uv
+from fleetctl import bundle
+from fleetctl.bundle import distributions, gathering, uv
 from fleetctl.errors import RequestInvalid
 
 SITE = f"lib/python{distributions.HERE}/site-packages"

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from fleetctl.checks import Facts, Preflight, Verdict, judge, quota_code
 from fleetctl.errors import AwsError, BadRequest, Denied, Network, NotFound, UserDataTooLarge
+from fleetctl.launching.checks import Facts, Preflight, Verdict, judge, quota_code
 
 OK, WARN, FAIL, UNKNOWN = Verdict.OK, Verdict.WARN, Verdict.FAIL, Verdict.UNKNOWN
 

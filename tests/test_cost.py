@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetctl import billing, prices
-from fleetctl.budget import LEAD_SECONDS, Claim, admit, checked, reached
-from fleetctl.cost import Cost, Span, paid, total, usage
 from fleetctl.errors import BudgetExceeded, Kind, RequestInvalid
 from fleetctl.events import Slot
+from fleetctl.launching import billing
+from fleetctl.launching.order import Order
 from fleetctl.messages import Phase, Report
-from fleetctl.order import Order
-from fleetctl.prices import Tariff, Volume, table
+from fleetctl.money import prices
+from fleetctl.money.budget import LEAD_SECONDS, Claim, admit, checked, reached
+from fleetctl.money.cost import Cost, Span, paid, total, usage
+from fleetctl.money.prices import Tariff, Volume, table
 
 HOUR = 3600.0
 times = st.floats(0, 1e6)

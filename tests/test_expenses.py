@@ -4,8 +4,8 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
-from fleetctl.expenses import HOURS, SOURCES, Expense, Prices, assembled, monthly
-from fleetctl.prices import Tariff
+from fleetctl.money.prices import Tariff
+from fleetctl.oversight.expenses import HOURS, SOURCES, Expense, Prices, assembled, monthly
 
 OURS = [{"Key": "fleetctl:session", "Value": "0123456789ab"}]
 PRICES = Prices(Tariff({("m5.large", "us-east-1a"): ((0.0, 0.05), (100.0, 0.04))}))

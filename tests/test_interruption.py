@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetctl import replacing
 from fleetctl.errors import FleetError, RequestInvalid
-from fleetctl.interruption import Answer, answer, checked, words
-from fleetctl.replacing import Replacing
+from fleetctl.launching import replacing
+from fleetctl.launching.interruption import Answer, answer, checked, words
+from fleetctl.launching.replacing import Replacing
 from fleetctl.states import LaunchState
 
 MACHINE: Any = SimpleNamespace(instance_id="i-0123456789abcdef0", taken_at="2031-05-06T07:08:09Z")

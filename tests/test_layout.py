@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 import re
 import subprocess
 import sys
@@ -110,7 +111,7 @@ UPWARD = {
     (full_name(section, name), full_name(section, up))
     for section in SECTIONS
     for name, rest in rows(section)
-    for up in re.findall(r"↑ `(\w+)`", rest)
+    for up in re.findall(r"↑ `([\w.]+)`", rest)
 }
 PURE = [full_name(section, name) for section in SECTIONS for name, rest in rows(section) if "**pure**" in rest]
 
@@ -124,6 +125,13 @@ def test_modules_import_only_from_those_above_them(section):
     place = {name: at for at, name in enumerate(ORDER[section])}
     upward = {(one.by, one.of) for one in AT_RUN_TIME if one.by in place and one.of in place and place[one.of] >= place[one.by]}
     assert upward - {(module, module) for module in place} == {pair for pair in UPWARD if pair[0] in place}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_packages_are_layers_as_modules_are(section):
+    """Their rows stand together: with imports only from above, no two packages then import from each other."""
+    packages = [name for name, _ in itertools.groupby(name.removeprefix(f"{section}.").partition(".")[0] for name in ORDER[section])]
+    assert sorted(packages) == sorted(set(packages))
 
 
 def test_gridworker_does_not_know_fleetctl():
@@ -169,7 +177,7 @@ def test_pure_modules_do_no_input_or_output(module):
     seen, todo = set(), [module]
     while todo:
         name = todo.pop()
-        if name in seen or name == "fleetctl.callmodel":
+        if name in seen or name == "fleetctl.shapes.callmodel":
             continue
         seen.add(name)
         used = {one.library for one in AT_RUN_TIME if one.by == name and one.of not in HARMLESS}

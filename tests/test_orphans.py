@@ -1,10 +1,10 @@
 """Whose things are, what has outlived its end, and how a ledger takes orphans in."""
 
-from fleetctl import orphans
-from fleetctl.estate import Estate
-from fleetctl.kinds import KINDS, Thing
+from fleetctl.ending.estate import Estate
+from fleetctl.ending.kinds import KINDS, Thing
 from fleetctl.ledger import SessionRecord
-from fleetctl.orphans import Found
+from fleetctl.oversight import orphans
+from fleetctl.oversight.orphans import Found
 
 A, B = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetctl.packing import Entry, barred, compiled, squeeze, tops, write
+from fleetctl.bundle.packing import Entry, barred, compiled, squeeze, tops, write
 
 NAMES = st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8}){0,2}\.dat", fullmatch=True)
 FILES = st.dictionaries(NAMES, st.tuples(st.binary(max_size=50), st.booleans()), max_size=6)
@@ -62,7 +62,7 @@ def test_byte_code_is_the_same_in_every_process_and_runs():
     text = b"import sys\nNAMES = {'a', 'b', 'c'}\ndef f(x):\n    return x in {'one', 'two', 3} and sys.maxsize\n"
     ours = compiled(Entry("lib/m.py", text))
     assert ours.name == f"lib/__pycache__/m.{sys.implementation.cache_tag}.pyc"
-    script = ("import sys, random, json, decimal; from fleetctl.packing import *; keep = ['f', 'x', 'NAMES', 'one'] * 3\n"
+    script = ("import sys, random, json, decimal; from fleetctl.bundle.packing import *; keep = ['f', 'x', 'NAMES', 'one'] * 3\n"
               f"sys.stdout.buffer.write(compiled(Entry('lib/m.py', {text!r})).body)")  # fmt: skip
     for seed in ("1", "2"):
         theirs = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True)

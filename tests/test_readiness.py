@@ -4,10 +4,10 @@ from uuid import UUID
 
 import pytest
 
-from fleetctl.command import Command
 from fleetctl.errors import RequestInvalid
+from fleetctl.launching.readiness import CONSOLES, Case, Ready, Step, found_out, readiness
 from fleetctl.messages import Phase, Report
-from fleetctl.readiness import CONSOLES, Case, Ready, Step, found_out, readiness
+from fleetctl.reach.command import Command
 
 LAUNCH = UUID(int=1)
 KEY, OTHER = "ssh-ed25519 " + "A" * 60, "ssh-ed25519 " + "B" * 60

@@ -1,7 +1,7 @@
 """A receipt says what was found, and admits what it did not see gone."""
 
+from fleetctl.ending.receipt import Line, Receipt
 from fleetctl.errors import StillBilling
-from fleetctl.receipt import Line, Receipt
 
 GONE = Line("instance", "i-1", "us-east-1", "terminated", "terminated", gone=1_000_000.0, cost=0.5)
 THERE = Line("instance", "i-2", "us-east-1", "not terminated", "OperationNotPermitted")

@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
-from fleetctl import profiles, ssh
+from fleetctl import profiles
 from fleetctl.account import keys, whence
 from fleetctl.errors import ProfileError
+from fleetctl.reach import ssh
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from botocore import xform_name
 
 import fleetctl
-from fleetctl import homes
 from fleetctl.account import access, rights
+from fleetctl.standby import homes
 
 SOURCES = Path(fleetctl.__file__).parent
 SERVICES = ("ec2", "sns", "sqs", "ssm", "s3", "sts", "iam", "service-quotas", "cloudwatch", "budgets", "cloudformation", "ce",
@@ -39,7 +39,7 @@ def listed(table):
 def ours(which):
     """Our modules: those of the set-up, or all others that ask AWS for something but the checklist, which is no session's work."""
     account = sorted((SOURCES / "account").glob("*.py"))
-    apart = {*account, SOURCES / "expenses.py"}
+    apart = {*account, SOURCES / "oversight" / "expenses.py"}
     others = [path for path in SOURCES.rglob("*.py") if "local" not in path.parts[len(SOURCES.parts) :] and path not in apart]
     return [path for path in account if path.name != "rights.py"] if which == "account" else others
 

@@ -14,9 +14,8 @@ from botocore.validate import ParamValidator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetctl import callmodel
 from fleetctl.errors import RequestInvalid
-from fleetctl.shapes import SHAPES, Call, Request, Shape, apply, calls, finish, validate, view
+from fleetctl.shapes import SHAPES, Call, Request, Shape, apply, callmodel, calls, finish, validate, view
 
 DEADLINE = datetime(2030, 1, 2, 3, 4, 5, 678, UTC)
 SPOT, RUN, FLEET = SHAPES

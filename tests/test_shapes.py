@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from fleetctl import rules, shapes, templates
+from fleetctl import shapes, templates
 from fleetctl.errors import RequestInvalid
-from fleetctl.shapes import Request, apply, finish, shape_of, validate, view
+from fleetctl.shapes import Request, apply, finish, rules, shape_of, validate, view
 
 DEADLINE = datetime(2030, 1, 2, 3, 4, 5, 678, UTC)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetctl.ledger import Entry
-from fleetctl.standing import NOTE, STEPS, Step, Where, missing, note, noted, surplus
+from fleetctl.standby.standing import NOTE, STEPS, Step, Where, missing, note, noted, surplus
 
 PLACES = st.lists(st.sampled_from(Where), max_size=12)
 

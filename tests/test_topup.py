@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fleetctl import shapes, templates
 from fleetctl.errors import Kind, RequestInvalid
-from fleetctl.topup import Ask, Plan, pools
+from fleetctl.launching.topup import Ask, Plan, pools
 
 RUN = {"ImageId": "ami-1"}
 SPOT = {"LaunchSpecification": {"ImageId": "ami-1"}}

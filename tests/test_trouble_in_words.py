@@ -5,12 +5,12 @@ from uuid import UUID
 import pytest
 from botocore.exceptions import ClientError
 
-from fleetctl.aws import _from_client_error
+from fleetctl.cloud.aws import _from_client_error
 from fleetctl.errors import AwsError, Kind, LaunchFailed
 from fleetctl.events import Asked, Listed, Reported, Seen
+from fleetctl.launching.outcome import Facts, failure
 from fleetctl.lifecycle import Core
 from fleetctl.messages import Phase, Report
-from fleetctl.outcome import Facts, failure
 
 LAUNCH = UUID("6f1c7c1e-33a8-4be4-9a53-3f0a2f6d4f10")
 

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import profiles
-from ..ec2 import Call
+from ..cloud.ec2 import Call
+from ..cloud.journal import Journal
+from ..ending.receipt import Receipt
 from ..errors import LedgerError, SetupFailed, StillBilling
-from ..journal import Journal
 from ..ledger import Ledger
 from ..profiles import Profile
-from ..receipt import Receipt
 from . import billing, costs, files, keys, planning, whence, work
 from .options import BILLS_REGION, Facts, Options, wanted
 from .pages import Plan, refusal

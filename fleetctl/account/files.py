@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import profiles
+from ..ending.receipt import Line
 from ..errors import ProfileError, RequestInvalid
 from ..profiles import Profile
-from ..receipt import Line
 from . import keys
 from .identity import key_name
 from .options import Options

@@ -10,8 +10,8 @@ import os
 import secrets
 from pathlib import Path
 
-from .. import ssh
 from ..errors import MachineError, ProfileError
+from ..reach import ssh
 
 __all__ = ["make", "public"]
 

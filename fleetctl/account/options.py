@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .. import reaper_template
 from ..errors import RequestInvalid
+from ..oversight import reaper_template
 from . import rights
 from .planning import Wanted
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import ec2
+from ..cloud import ec2
 from ..errors import AwsError, Network, NotFound
 from .options import Facts
 from .planning import Seen, Wanted

@@ -1,4 +1,4 @@
-"""The NAT instance: the private subnets' way out that runs, and costs, only while a session uses it. `fleetctl.nat` starts and stops it.
+"""The NAT instance: the private subnets' way out that runs, and costs, only while a session uses it; `ending.nat` starts and stops it.
 
 One small machine in the first public subnet, by AWS's own way of making one (VPC User Guide, "Work with NAT instances"): it takes what is
 not for itself (no source and destination check), nothing reaches it but the private subnets, and its user data has it forward. A call
@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping
 from importlib import resources
 from typing import Any
 
-from .. import nat
-from ..fuse import said
+from ..ending import nat
+from ..ending.fuse import said
 from ..images import BASES
 from .place import Place, in_ec2, seen, tags_of, until
 from .planning import Seen, Wanted

@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable, Collection, Mapping
 from typing import Any
 
-from ..bucket import CLOSED, HOME_REGION, OURS_ALREADY, empty
+from ..cloud.bucket import CLOSED, HOME_REGION, OURS_ALREADY, empty
 from ..errors import AwsError, BadRequest, Denied, NotFound
 from . import rights
 from .place import DONE_TAG, SETUP_TAG, Kind, Place, tags_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ..ec2 import Call
+from ..cloud.ec2 import Call
 from ..errors import AwsError
 from .place import Place, ids, in_ec2, nothing_to_put, parts, seen, tags_of, until
 from .planning import Seen, Wanted

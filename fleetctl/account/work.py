@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..ec2 import pages
+from ..cloud.ec2 import pages
+from ..ending.receipt import Line, Receipt
 from ..errors import AwsError, Denied, NotFound, SetupFailed
-from ..receipt import Line, Receipt
 from . import billing, costs, identity, limits, network, reaping, rights, router, storage, ways
 from .place import Kind, Place, end_of, until
 from .planning import Seen, Step, Verb, Wanted

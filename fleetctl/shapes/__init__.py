@@ -35,10 +35,10 @@ from typing import Any
 
 from ..errors import RequestInvalid, UserDataTooLarge
 from ..lenses import describe, misfit
-from ..rules import Fault
 from .answers import Launched, Shortfall, launched, shortfalls
 from .fleet import CREATE_FLEET, template_name
 from .request_spot import REQUEST_SPOT_INSTANCES
+from .rules import Fault
 from .run import RUN_INSTANCES
 from .shape import Call, Option, Request, Shape, Terms
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..fleet_rules import fleet_faults, template_faults
 from ..lenses import Lens, Transform
-from ..rules import Fault, tag_faults
+from .fleet_rules import fleet_faults, template_faults
 from .options import count_of, launch_options, tagged_with, tags_option
 from .pools import DATA, pool_options
+from .rules import Fault, tag_faults
 from .shape import Call, Option, Request, Shape, Terms
 
 __all__ = ["CREATE_FLEET", "template_name"]

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from ..lenses import Lens, Transform, describe, misfit
-from ..rules import base64_text, price_text
+from .rules import base64_text, price_text
 from .shape import Option, Request
 
 __all__ = ["PRICE", "count_of", "in_front", "is_primary", "launch_options", "tagged_with", "tags_option"]

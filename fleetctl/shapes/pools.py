@@ -11,8 +11,8 @@ from decimal import Decimal
 from typing import Any
 
 from ..lenses import Lens, describe, misfit, put
-from ..rules import price_text
 from .options import in_front, is_primary
+from .rules import price_text
 from .shape import Option, Request
 
 __all__ = ["DATA", "pool_options"]

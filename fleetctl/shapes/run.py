@@ -10,8 +10,8 @@ from decimal import Decimal
 from typing import Any
 
 from ..lenses import Lens, Transform
-from ..rules import Fault, launch_faults, run_faults, tag_faults
 from .options import PRICE, count_of, launch_options, tagged_with, tags_option
+from .rules import Fault, launch_faults, run_faults, tag_faults
 from .shape import Option, Request, Shape, Terms, single_call
 
 __all__ = ["RUN_INSTANCES"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
-from ..callmodel import model_faults, table_faults
 from ..lenses import MISSING, Aliases, Lens, describe, misfit
-from ..rules import Fault, Path
+from .callmodel import model_faults, table_faults
+from .rules import Fault, Path
 
 __all__ = ["Call", "Option", "Terms", "Request", "Shape", "single_call"]
 

@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from fleetctl import bundle, distributions
+from fleetctl import bundle
 from fleetctl.bootstrap import program
-from fleetctl.bucket import Bucket
-from fleetctl.cargo import loaded
+from fleetctl.bundle import distributions
+from fleetctl.bundle.cargo import loaded
+from fleetctl.cloud.bucket import Bucket
 from fleetctl.messages import Phase
 
 

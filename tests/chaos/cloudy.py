@@ -15,8 +15,10 @@ import boto3
 import killable
 from slaughter import place
 
-from fleetctl import abandoned, bring_up_spots, ending, profiles
+from fleetctl import bring_up_spots, profiles
+from fleetctl.ending import teardown as ending
 from fleetctl.errors import FleetError, StillBilling
+from fleetctl.oversight import abandoned
 from fleetctl.session import Session
 
 PATIENCE = 60.0  # seconds in which teardowns in fine weather must have ended everything

@@ -11,9 +11,13 @@ import signal
 import sys
 from pathlib import Path
 
-from fleetctl import abandoned, aws, bring_up_spots, ending, ledger, profiles, resuming, session, templates, things
+from fleetctl import bring_up_spots, ledger, profiles, session, templates
 from fleetctl.__main__ import main
+from fleetctl.cloud import aws
+from fleetctl.ending import teardown as ending
+from fleetctl.ending import things
 from fleetctl.errors import FleetError
+from fleetctl.oversight import abandoned, resuming
 
 N, TAG = 2, "fleetctl:session"
 

@@ -12,7 +12,7 @@ from play import SHAPES, Play, fast
 from weather import Weather
 
 from fleetctl import bring_up_spots, commands, teardown_all
-from fleetctl.journal import Journal
+from fleetctl.cloud.journal import Journal
 
 N = 3
 

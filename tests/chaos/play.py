@@ -23,8 +23,9 @@ from virtual import Clock, lived
 from weather import Weather, forecast
 from world import World, profile
 
-from fleetctl import abandoned, bring_up_spots, resuming, teardown, teardown_all, templates
+from fleetctl import bring_up_spots, teardown, teardown_all, templates
 from fleetctl.errors import FleetError, StillBilling
+from fleetctl.oversight import abandoned, resuming
 from fleetctl.session import Session
 
 OVERTIME = 1500.0  # seconds after its deadline within which a launch has ended what it made, or said that it could not

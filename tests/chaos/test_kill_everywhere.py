@@ -7,7 +7,8 @@ import killable
 import pytest
 from slaughter import AFTER, Butcher, place
 
-from fleetctl import abandoned, profiles, recovery
+from fleetctl import profiles
+from fleetctl.oversight import abandoned, recovery
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600)]
 

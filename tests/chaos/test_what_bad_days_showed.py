@@ -3,10 +3,10 @@
 from fake_aws import FakeAws
 from virtual import EPOCH, run
 
+from fleetctl.ending.estate import Estate
+from fleetctl.ending.things import end_things
 from fleetctl.errors import LedgerError
-from fleetctl.estate import Estate
 from fleetctl.ledger import Entry
-from fleetctl.things import end_things
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:reports"
 QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/reports"

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl import account, ending, listing, notify, profiles, things, topup
+from fleetctl import account, notify, profiles
 from fleetctl.account import Options
-from fleetctl.orphans import session_of
+from fleetctl.ending import teardown as ending
+from fleetctl.ending import things
+from fleetctl.launching import listing, topup
+from fleetctl.oversight.orphans import session_of
 from fleetctl.profiles import Profile
 from fleetctl.session import Session
 
@@ -212,7 +215,7 @@ class Asked:
 @pytest.fixture
 def asked(monkeypatch):
     """What this test's own process asks of AWS, as `Asked`."""
-    from fleetctl.aws import Aws
+    from fleetctl.cloud.aws import Aws
 
     seen, real = Asked(), Aws.call
 

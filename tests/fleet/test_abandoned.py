@@ -9,9 +9,10 @@ import time
 import boto3
 import pytest
 
-from fleetctl import abandoned, bring_up_one_spot, local
+from fleetctl import bring_up_one_spot, local
 from fleetctl.errors import LedgerError, ProfileError
 from fleetctl.ledger import Ledger, sessions
+from fleetctl.oversight import abandoned
 
 pytestmark = pytest.mark.cloud
 

@@ -11,14 +11,16 @@ from uuid import UUID
 import pytest
 from fake_aws import REQUESTS, FakeAws, profile, refusal
 
-from fleetctl import Program, abandoned, bootstrap, bring_up_spots, current, recovery, replacing, teardown, teardown_all
-from fleetctl.bucket import reserve
+from fleetctl import Program, bootstrap, bring_up_spots, current, teardown, teardown_all
+from fleetctl.cloud.bucket import reserve
 from fleetctl.errors import BudgetExceeded, Denied, FleetError, RequestInvalid
+from fleetctl.launching import replacing
 from fleetctl.ledger import Ledger, sessions
 from fleetctl.lifecycle import LaunchState, MachineState
 from fleetctl.messages import Phase, Report
-from fleetctl.orphans import Found
-from fleetctl.resuming import attach
+from fleetctl.oversight import abandoned, recovery
+from fleetctl.oversight.orphans import Found
+from fleetctl.oversight.resuming import attach
 
 each_shape = pytest.mark.parametrize("shape", REQUESTS)
 ENDS = ("cancel_spot_instance_requests", "terminate_instances", "delete_fleets", "delete_topic", "delete_queue", "unsubscribe")
@@ -241,7 +243,7 @@ def test_where_nothing_of_it_is_left_it_says_so(fake_session, again, monkeypatch
     session.leave()
     cloud.instances.clear()
     later = time.time() + 3600
-    monkeypatch.setattr("fleetctl.resuming.time.time", lambda: later)
+    monkeypatch.setattr("fleetctl.oversight.resuming.time.time", lambda: later)
     machines = again(cloud, launch.uuid).result(20)
     assert {one.state for one in machines.failed} == {MachineState.GONE}
     assert len(machines) == 3
@@ -276,8 +278,8 @@ def test_machines_are_shown_that_their_session_lives_where_they_were_told_to_loo
     before = int(cloud.buckets[name][key].split()[1])
     session.leave()
     speak(cloud, launch)
-    monkeypatch.setattr("fleetctl.fuse.RETRY_SECONDS", 0.01)
-    monkeypatch.setattr("fleetctl.fuse.RENEW_SECONDS", 0.01)  # two writings in one second are told apart
+    monkeypatch.setattr("fleetctl.ending.fuse.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("fleetctl.ending.fuse.RENEW_SECONDS", 0.01)  # two writings in one second are told apart
     resumed = again(cloud, launch.uuid)
     assert resumed.session.place.whole("fuse") == f"{name}/{key}"
     resumed.result(20)
@@ -317,7 +319,7 @@ def test_an_end_that_was_moved_before_stays_moved_and_can_be_moved_again(fake_se
 
 
 def test_an_end_that_could_not_be_read_is_not_moved(fake_session, again, wait_for, monkeypatch):
-    monkeypatch.setattr("fleetctl.fuse.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("fleetctl.ending.fuse.RETRY_SECONDS", 0.01)
     cloud = FakeAws()
     session = fake_session(cloud)
     unknown, known = (begun(session, cloud, "RunInstances", n, hours=5) for n in (1, 2))
@@ -398,7 +400,7 @@ def test_ctrl_c_while_waiting_for_it_ends_the_waiting_only(fake_session, again, 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fleetctl.handle.concurrent.futures.wait", interrupted)
+    monkeypatch.setattr("fleetctl.launching.handle.concurrent.futures.wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         resumed.result(20)
     monkeypatch.undo()

@@ -108,7 +108,7 @@ def test_an_object_whose_first_write_was_refused_is_not_taken_for_known(fake_ses
 @pytest.mark.parametrize("second", ["applied", "BucketAlreadyOwnedByYou"])
 def test_a_bucket_whose_making_was_not_answered_is_made_once(fake_session, monkeypatch, second):
     session = fake_session(FakeAws())
-    monkeypatch.setattr("fleetctl.ec2.PAUSES", (0, 0, 0, 0, 0))
+    monkeypatch.setattr("fleetctl.cloud.ec2.PAUSES", (0, 0, 0, 0, 0))
     answers = [refusal(Network, "s3", "create_bucket", "ReadTimeoutError")]
     if second != "applied":
         answers.append(refusal(AwsError, "s3", "create_bucket", second))
@@ -149,8 +149,8 @@ BODY = bytes(range(256)) * 4
 @pytest.fixture
 def small(monkeypatch):
     """Whatever has more than a hundred bytes is large."""
-    monkeypatch.setattr("fleetctl.parts.LARGE", 100)
-    monkeypatch.setattr("fleetctl.ec2.PAUSES", (0, 0, 0, 0, 0))
+    monkeypatch.setattr("fleetctl.cloud.parts.LARGE", 100)
+    monkeypatch.setattr("fleetctl.cloud.ec2.PAUSES", (0, 0, 0, 0, 0))
 
 
 def keep(session, read=lambda start, length: BODY[start : start + length], size=1024):

@@ -6,7 +6,8 @@ import time
 import pytest
 from fake_aws import REQUEST, REQUESTS, FakeAws
 
-from fleetctl import bring_up_one_spot, bring_up_spots, display, extend, fuse, teardown
+from fleetctl import bring_up_one_spot, bring_up_spots, display, extend, teardown
+from fleetctl.ending import fuse
 from fleetctl.errors import BudgetExceeded, RequestInvalid
 
 SMALL = {**REQUEST, "SpotPrice": "0.0941"}  # with 8 GiB and an address about $0.10 an hour
@@ -97,7 +98,7 @@ def test_reaching_the_budget_tears_everything_down(fake_session, monkeypatch, wa
 def test_a_machine_that_ends_by_itself_is_shown_as_ended(fake_session, monkeypatch, wait_for):
     monkeypatch.setattr(fuse, "RETRY_SECONDS", 0.01)
     session = fake_session(FakeAws())
-    monkeypatch.setattr("fleetctl.books.LISTING_SECONDS", 0.05)
+    monkeypatch.setattr("fleetctl.upkeep.books.LISTING_SECONDS", 0.05)
     launch = bring_up_spots(REQUEST, 2, "true", session=session)
     machine, _ = launch.result(10).succeeded
     assert launch.cost().machines == 2

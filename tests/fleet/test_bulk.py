@@ -6,8 +6,9 @@ import random
 import pytest
 from fake_aws import REQUESTS, FakeAws, refusal
 
-from fleetctl import bring_up_spots, ec2, preflight, teardown, teardown_all
+from fleetctl import bring_up_spots, preflight, teardown, teardown_all
 from fleetctl.bootstrap import packed, program, told
+from fleetctl.cloud import ec2
 from fleetctl.errors import Denied, UserDataTooLarge
 
 LONG = f"echo {random.Random(1).randbytes(40_000).hex()} >/dev/null"

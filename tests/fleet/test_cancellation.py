@@ -7,7 +7,7 @@ import pytest
 from fake_aws import REQUEST, FakeAws, Held, nothing
 
 from fleetctl import LaunchFailed, bring_up_spots, commands, display, teardown, teardown_all
-from fleetctl.ending import Estate, end
+from fleetctl.ending.teardown import Estate, end
 from fleetctl.errors import LaunchCancelled
 from fleetctl.ledger import sessions
 from fleetctl.lifecycle import Deadline, LaunchState

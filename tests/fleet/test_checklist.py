@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
-from fleetctl import bring_up_spots, checklist, inventory, local, profiles, recovery
+from fleetctl import bring_up_spots, local, profiles
+from fleetctl.cli import checklist
 from fleetctl.errors import FleetError
+from fleetctl.oversight import inventory, recovery
 from fleetctl.session import Session
 
 pytestmark = pytest.mark.cloud

@@ -5,7 +5,8 @@ import json
 import pytest
 from fake_aws import REQUESTS, FakeAws
 
-from fleetctl import bring_up_spots, denied
+from fleetctl import bring_up_spots
+from fleetctl.cloud import denied
 from fleetctl.errors import Denied, Kind
 
 DECODED = {

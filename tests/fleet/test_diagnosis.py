@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 from openssh import openssh  # noqa: F401  the fixture
 
-from fleetctl import bring_up_one_spot, diagnosis, hosts, link
+from fleetctl import bring_up_one_spot, hosts
+from fleetctl.reach import diagnosis, link
 
 
 async def test_a_machine_that_answers_tells_of_itself(openssh):  # noqa: F811

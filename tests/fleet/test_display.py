@@ -9,7 +9,7 @@ from fake_aws import REQUEST, FakeAws, Held
 
 from fleetctl import LaunchFailed, bring_up_spots, display
 from fleetctl.errors import MachineError
-from fleetctl.hands import Many, Work
+from fleetctl.reach.hands import Many, Work
 
 HIDE = "\x1b[?25l"  # the cursor, which an interrupted wait would not bring back
 

@@ -7,7 +7,9 @@ from uuid import uuid4
 import pytest
 from fake_aws import FakeAws, refusal
 
-from fleetctl import StillBilling, ec2, ending, shapes, teardown_all
+from fleetctl import StillBilling, shapes, teardown_all
+from fleetctl.cloud import ec2
+from fleetctl.ending import teardown as ending
 from fleetctl.errors import AwsError, Denied, Network
 
 IMAGE = "ami-0123456789abcdef0"

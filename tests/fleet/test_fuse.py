@@ -9,8 +9,10 @@ from fake_aws import REQUEST, FakeAws, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetctl import bring_up_one_spot, bring_up_spots, display, extend, fuse, keeper
+from fleetctl import bring_up_one_spot, bring_up_spots, display, extend
+from fleetctl.ending import fuse
 from fleetctl.errors import Denied, RequestInvalid
+from fleetctl.upkeep import keeper
 
 
 def up(session, n=1, **options):

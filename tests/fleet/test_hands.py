@@ -5,9 +5,10 @@ import dataclasses
 
 import pytest
 
-from fleetctl import bring_up_one_spot, bring_up_spots, link, ssh, teardown_all
-from fleetctl.command import Command, command
+from fleetctl import bring_up_one_spot, bring_up_spots, teardown_all
 from fleetctl.errors import CommandFailed, MachineError, RequestInvalid
+from fleetctl.reach import link, ssh
+from fleetctl.reach.command import Command, command
 
 pytestmark = pytest.mark.cloud
 

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from openssh import openssh  # noqa: F401  the fixture
 
-from fleetctl import holding, hosts
+from fleetctl import hosts
 from fleetctl.errors import MachineError, RequestInvalid
+from fleetctl.reach import holding
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 
 from fleetctl import Standby, attach, teardown_all
 from fleetctl.errors import HomeError, RequestInvalid
-from fleetctl.homes import place
 from fleetctl.session import Session
+from fleetctl.standby.homes import place
 from fleetctl.states import MachineState
 
 pytestmark = pytest.mark.cloud

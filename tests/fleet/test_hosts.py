@@ -8,8 +8,9 @@ import sys
 import pytest
 from openssh import openssh  # noqa: F401  the fixture
 
-from fleetctl import hosts, link, ssh
+from fleetctl import hosts
 from fleetctl.errors import CommandFailed, FleetError, MachineError, RequestInvalid
+from fleetctl.reach import link, ssh
 
 
 def said(*words):

@@ -19,9 +19,9 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from fleetctl import homes, housekeeper, objects, parcel
-from fleetctl.housekeeper import House, Keeper, locked
-from fleetctl.objects import Keys, Trouble
+from fleetctl.standby import homes, housekeeper, objects, parcel
+from fleetctl.standby.housekeeper import House, Keeper, locked
+from fleetctl.standby.objects import Keys, Trouble
 
 pytestmark = pytest.mark.cloud
 
@@ -326,7 +326,8 @@ def test_one_that_is_killed_while_it_sends_is_gone_on_with_and_its_parts_are_for
             go_on.wait(60)
 
     gate.rules.append(hold)
-    script = "import sys; from pathlib import Path; from fleetctl.housekeeper import House; House(Path(sys.argv[1])).unload(discard=False)"
+    script = ("import sys; from pathlib import Path; from fleetctl.standby.housekeeper import House\n"
+              "House(Path(sys.argv[1])).unload(discard=False)")  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", script, str(one.here)])
     assert sending.wait(60)
     process.kill()
@@ -434,7 +435,7 @@ def test_what_goes_on_being_written_is_saved_and_not_taken_away(machine, stored,
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else, who may not read")
 def test_a_file_that_cannot_be_read_is_told_and_left_out_only_where_the_machine_ends(machine, stored):
-    script = ("import json, os, sys; from pathlib import Path; from fleetctl.housekeeper import House, Trouble\n"
+    script = ("import json, os, sys; from pathlib import Path; from fleetctl.standby.housekeeper import House, Trouble\n"
               "house = House(Path(sys.argv[1])); house.mine()\n"  # so that Python has read all that nobody else may
               f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
               "try: print(json.dumps(house.save(whole=sys.argv[2] == 'whole', release=False)))\n"

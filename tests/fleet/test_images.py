@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from fleetctl import bring_up_one_spot, equipment, images, profiles
+from fleetctl import bring_up_one_spot, images, profiles
 from fleetctl.errors import BadRequest, FleetError, Network, NotFound, RequestInvalid, StillBilling
+from fleetctl.images import equipment
 
 SCRIPT = "#!/bin/bash\nmkdir -p tools\necho 'echo from the image' >tools/hello\nchmod 700 tools/hello\n"
 cloudy = pytest.mark.cloud
@@ -88,8 +89,8 @@ def test_a_bake_that_is_killed_leaves_no_builder_and_no_image_that_is_called_don
 
 DYING = """
 import os, sys
-from fleetctl import aws
-from fleetctl.journal import READS
+from fleetctl.cloud import aws
+from fleetctl.cloud.journal import READS
 real, last, name = aws.Aws.call, sys.argv[1], sys.argv[2]
 async def call(self, service, operation, /, **parameters):
     answer = await real(self, service, operation, **parameters)
@@ -99,7 +100,7 @@ async def call(self, service, operation, /, **parameters):
             os.kill(os.getpid(), 9)
     return answer
 aws.Aws.call = call
-from fleetctl.baking import bake
+from fleetctl.cli.baking import bake
 bake(name, bare=True, cloud="local", itype="t3.micro")
 """
 

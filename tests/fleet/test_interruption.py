@@ -7,8 +7,9 @@ from uuid import UUID
 import pytest
 from fake_aws import REQUEST, FakeAws
 
-from fleetctl import bring_up_spots, replacing, teardown, teardown_all
+from fleetctl import bring_up_spots, teardown, teardown_all
 from fleetctl.errors import RequestInvalid
+from fleetctl.launching import replacing
 from fleetctl.lifecycle import MachineState
 from fleetctl.messages import Phase, Report
 

@@ -80,7 +80,7 @@ async def test_what_there_is_no_capacity_for_is_told_and_nothing_is_left(session
 
 def listing_often(monkeypatch):
     for name in ("EARLY_SECONDS", "LISTING_SECONDS"):
-        monkeypatch.setattr(f"fleetctl.listing.{name}", 0.05)
+        monkeypatch.setattr(f"fleetctl.launching.listing.{name}", 0.05)
 
 
 @pytest.mark.cloud
@@ -149,7 +149,7 @@ def test_the_minimum_is_enough_where_there_are_no_more(fake_session, call, one_r
 
 
 def test_a_lost_answer_is_asked_for_again_with_the_same_token_and_nothing_is_made_twice(fake_session, call, monkeypatch):
-    monkeypatch.setattr("fleetctl.ec2.PAUSES", (0, 0))
+    monkeypatch.setattr("fleetctl.cloud.ec2.PAUSES", (0, 0))
     cloud, lost = FakeAws(), set()
 
     async def lose(service, operation, parameters):
@@ -166,7 +166,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_token_and_nothing_is_mad
 
 
 def test_a_template_that_its_fleet_does_not_see_yet_is_asked_for_again(fake_session, monkeypatch):
-    monkeypatch.setattr("fleetctl.ec2.PAUSES", (0, 0))
+    monkeypatch.setattr("fleetctl.cloud.ec2.PAUSES", (0, 0))
     cloud, asked = FakeAws(), []
 
     async def unseen(service, operation, parameters):

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual import run
 
-from fleetctl import abandoned, bring_up_one_spot, inventory, nat, preflight, profiles, recovery, templates
+from fleetctl import bring_up_one_spot, preflight, profiles, templates
 from fleetctl.account import Options, router
 from fleetctl.account.planning import Verb
+from fleetctl.ending import nat
+from fleetctl.ending.nat import TABLE, Act
 from fleetctl.errors import BadRequest, LaunchFailed, NotFound, Throttled
-from fleetctl.nat import TABLE, Act
+from fleetctl.oversight import abandoned, inventory, recovery
 from fleetctl.session import Session
 
 STATES = ("pending", "running", "stopping", "stopped", "shutting-down", "terminated")

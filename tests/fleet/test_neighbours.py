@@ -7,9 +7,10 @@ import pytest
 from fake_listing import STRANGER, world
 from test_ending import SHAPES, launch
 
-from fleetctl import abandoned, ec2, recovery
 from fleetctl.__main__ import _parser
+from fleetctl.cloud import ec2
 from fleetctl.ledger import sessions
+from fleetctl.oversight import abandoned, recovery
 from fleetctl.session import Session
 
 OVER = "2020-01-01T00:00:00Z"

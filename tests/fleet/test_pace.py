@@ -10,15 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual import run
 
-from fleetctl import ending, fuse, launch, shapes
+from fleetctl import shapes
 from fleetctl.bootstrap import Program
-from fleetctl.bucket import reserve
-from fleetctl.ending import LOOKS, Estate, end, next_look
+from fleetctl.cloud.bucket import reserve
+from fleetctl.ending import fuse
+from fleetctl.ending import teardown as ending
+from fleetctl.ending.teardown import LOOKS, Estate, end, next_look
 from fleetctl.errors import FleetError, Kind
+from fleetctl.launching import launch
+from fleetctl.launching.order import Order
 from fleetctl.ledger import Entry
+from fleetctl.money.prices import Tariff
 from fleetctl.notify import Channel
-from fleetctl.order import Order
-from fleetctl.prices import Tariff
 
 
 class Desk:

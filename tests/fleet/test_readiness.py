@@ -9,11 +9,13 @@ from fake_aws import REQUESTS, FakeAws
 from test_pace import Desk
 from virtual import run
 
-from fleetctl import bring_up_one_spot, bring_up_spots, fuse, launch, proving, readiness, shapes, teardown, teardown_all
+from fleetctl import bring_up_one_spot, bring_up_spots, shapes, teardown, teardown_all
 from fleetctl.bootstrap import Program
+from fleetctl.ending import fuse
 from fleetctl.errors import NeverReported, RequestInvalid, ScriptFailed
 from fleetctl.events import Deadline
-from fleetctl.order import Order
+from fleetctl.launching import launch, proving, readiness
+from fleetctl.launching.order import Order
 from fleetctl.states import MachineState
 
 

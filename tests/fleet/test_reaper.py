@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 from botocore.exceptions import ClientError
 
-from fleetctl import bring_up_one_spot, bring_up_spots, reaper, reaper_template
+from fleetctl import bring_up_one_spot, bring_up_spots
+from fleetctl.oversight import reaper, reaper_template
 
 
 def references(part):

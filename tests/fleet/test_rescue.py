@@ -5,8 +5,10 @@ import asyncio
 import pytest
 from test_ending import launch
 
-from fleetctl import abandoned, attach, bring_up_one_spot, ec2, recovery, shapes, teardown_all
+from fleetctl import attach, bring_up_one_spot, shapes, teardown_all
+from fleetctl.cloud import ec2
 from fleetctl.ledger import sessions
+from fleetctl.oversight import abandoned, recovery
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300)]  # several commands each, each a process
 RUN = {"InstanceMarketOptions": {"MarketType": "spot"}, "InstanceType": "t3.micro"}

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from fleetctl import selftest
-from fleetctl.checks import Verdict
+from fleetctl.account import selftest
+from fleetctl.launching.checks import Verdict
 from fleetctl.machines import Machine
-from fleetctl.prices import table
+from fleetctl.money.prices import table
 
 OK, FAIL, UNKNOWN = Verdict.OK, Verdict.FAIL, Verdict.UNKNOWN
 

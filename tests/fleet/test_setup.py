@@ -10,14 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fleetctl import account, bring_up_spots, connect, profiles, reaper_template, templates
+from fleetctl import account, bring_up_spots, connect, profiles, templates
 from fleetctl.account import Options, files, rights, work
 from fleetctl.account.planning import Verb
-from fleetctl.aws import Aws
+from fleetctl.cloud.aws import Aws
+from fleetctl.cloud.journal import READS, Journal
 from fleetctl.errors import Denied, LedgerError, ProfileError, SetupFailed, StillBilling
-from fleetctl.journal import READS, Journal
 from fleetctl.ledger import Ledger
 from fleetctl.local import policy
+from fleetctl.oversight import reaper_template
 from fleetctl.session import LEDGERS
 
 pytestmark = [pytest.mark.cloud, pytest.mark.usefixtures("config")]

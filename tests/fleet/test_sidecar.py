@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl import abandoned
-from fleetctl.guard import Guard
 from fleetctl.ledger import sessions
+from fleetctl.oversight import abandoned
+from fleetctl.upkeep.guard import Guard
 
 pytestmark = pytest.mark.cloud
 

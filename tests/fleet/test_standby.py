@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from fleetctl import Standby, attach, bring_up_one_spot, proving, readiness, teardown_all
+from fleetctl import Standby, attach, bring_up_one_spot, teardown_all
 from fleetctl.errors import CommandFailed, FleetError, RequestInvalid
+from fleetctl.launching import proving, readiness
 from fleetctl.session import Session
 from fleetctl.states import MachineState
 

@@ -5,9 +5,10 @@ import signal
 
 import pytest
 
-from fleetctl import bring_up_one_spot, proving, readiness, teardown_all
+from fleetctl import bring_up_one_spot, teardown_all
 from fleetctl.errors import MachineError
-from fleetctl.resuming import attach
+from fleetctl.launching import proving, readiness
+from fleetctl.oversight.resuming import attach
 from fleetctl.states import MachineState
 
 pytestmark = pytest.mark.cloud

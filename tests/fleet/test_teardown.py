@@ -7,7 +7,10 @@ import weakref
 import pytest
 from fake_aws import REQUEST, FakeAws, profile, refusal
 
-from fleetctl import ScriptFailed, StillBilling, bring_up_one_spot, bring_up_spots, ec2, ending, estate, teardown, teardown_all
+from fleetctl import ScriptFailed, StillBilling, bring_up_one_spot, bring_up_spots, teardown, teardown_all
+from fleetctl.cloud import ec2
+from fleetctl.ending import estate
+from fleetctl.ending import teardown as ending
 from fleetctl.errors import AwsError, Denied, Network, NotFound, Throttled
 from fleetctl.ledger import Entry
 from fleetctl.messages import Phase

@@ -5,8 +5,9 @@ import time
 import pytest
 from fake_aws import REQUESTS, FakeAws, Held, refusal
 
-from fleetctl import bring_up_spots, commands, templates, topup
+from fleetctl import bring_up_spots, commands, templates
 from fleetctl.errors import Capacity, Denied, Kind, LaunchCancelled, Network, RequestInvalid, TooFewMachines
+from fleetctl.launching import topup
 from fleetctl.lifecycle import LaunchState
 
 TYPES = ["t3.micro", "t3.small", "t3.medium"]
@@ -160,7 +161,7 @@ def test_what_is_not_allowed_is_not_tried_elsewhere(fake_session):
 
 @pytest.mark.parametrize("minimum", [1, 4])
 def test_machines_of_a_further_pool_whose_answer_was_lost_for_good_are_found_and_ended(fake_session, monkeypatch, minimum):
-    monkeypatch.setattr("fleetctl.ec2.PAUSES", ())
+    monkeypatch.setattr("fleetctl.cloud.ec2.PAUSES", ())
     cloud = Pools(t3_micro=1, t3_small=3)
 
     async def lose(service, operation, parameters):

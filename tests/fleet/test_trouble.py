@@ -8,7 +8,8 @@ import pytest
 from fake_aws import REQUEST, FakeAws, Held, nothing, refusal
 
 import fleetctl
-from fleetctl import bring_up_one_spot, bring_up_spots, ending, listing, teardown, teardown_all
+from fleetctl import bring_up_one_spot, bring_up_spots, teardown, teardown_all
+from fleetctl.ending import teardown as ending
 from fleetctl.errors import (
     AwsError,
     ChannelSilent,
@@ -21,6 +22,7 @@ from fleetctl.errors import (
     StillBilling,
     Throttled,
 )
+from fleetctl.launching import listing
 from fleetctl.lifecycle import Core, LaunchState, MachineState
 from fleetctl.messages import Phase
 
@@ -40,7 +42,7 @@ def failing(cloud, operation, kind, *, times=10**6, applied=False, code="Broken"
 @pytest.fixture
 def impatient(monkeypatch):
     """Pauses before another try take no time."""
-    monkeypatch.setattr(fleetctl.ec2, "PAUSES", (0.001,) * 5)
+    monkeypatch.setattr(fleetctl.cloud.ec2, "PAUSES", (0.001,) * 5)
     monkeypatch.setattr(listing, "PATIENCE", (0.0, 0.001))
 
 

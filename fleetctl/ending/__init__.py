@@ -1,0 +1,1 @@
+"""Ending what a session has made, and proving it: the receipt and what stands on it."""

@@ -1,0 +1,1 @@
+"""Prices, sums over them, and what a session may cost."""

@@ -1,0 +1,1 @@
+"""What is in the cloud and whose it is, whoever made it: found, gone on with, or ended."""
