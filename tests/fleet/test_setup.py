@@ -101,7 +101,9 @@ def test_an_image_that_was_baked_for_the_profile_stays_there_when_it_is_written_
     setup.apply()
     made = client("ec2").run_instances(ImageId=near.image, InstanceType="t3.micro", MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
     try:
+        client("ec2").get_waiter("instance_running").wait(InstanceIds=[made], WaiterConfig={"Delay": 1})
         baked = client("ec2").create_image(InstanceId=made, Name="tools", NoReboot=True)["ImageId"]
+        client("ec2").get_waiter("image_available").wait(ImageIds=[baked], WaiterConfig={"Delay": 1})
     finally:
         client("ec2").terminate_instances(InstanceIds=[made])
     first = profiles.load("lab", home=home).image
