@@ -61,7 +61,7 @@ def run_one(name: str, interpreter: str, which: list[str], scale: float, url: st
         except subprocess.TimeoutExpired:
             return {which[0]: {"fail": "600 s"}}
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    return dict(json.loads(lines[-1][7:])) if lines else {which[0]: {"fail": done.stderr[-400:]}}
+    return dict(json.loads(lines[-1][7:])) if lines else {which[0]: {"fail": (done.stderr.strip().splitlines() or ["no row"])[-1][:200]}}
 
 
 def measure_here(name: str, which: list[str], scale: float) -> None:
