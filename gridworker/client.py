@@ -179,7 +179,7 @@ class Grid(Verbs, Looking, Keeping):
             if self._closing:
                 raise GridClosed("this client was closed")
             if ids:
-                codes = self._keep_codes(references)
+                codes = self._codes.hold(references.values())
                 fresh = self._waits.add(answer.wait, asks)
                 if memo_errors and self._open:
                     self._send(fresh, again=True)
@@ -215,7 +215,7 @@ class Grid(Verbs, Looking, Keeping):
                 with Held(), self._lock:
                     if self._closing:
                         raise GridClosed("this client was closed")
-                    self._keep_codes(references)
+                    self._codes.hold(references.values())
                     self._buffer.extend(self._waits.add(wait, wait.more(asks)))
                     self._flush()
                     self._ring()
@@ -229,12 +229,6 @@ class Grid(Verbs, Looking, Keeping):
             raise
         with self._lock:
             wait.release()
-
-    def _keep_codes(self, references: dict[int, Reference]) -> dict[str, bytes]:
-        """The code of functions that go by value, for as long as calls may need it. With the lock held."""
-        codes = {each.text: self.seal.close(b"F", each.text[1:].encode(), each.code) for each in references.values() if each.code}
-        self._codes.update(codes)
-        return codes
 
     def _take_back(self, wait: Wait, kill: bool) -> bool:
         """Behind `Answer.cancel`."""
@@ -277,7 +271,7 @@ class Grid(Verbs, Looking, Keeping):
         self._reading.lose()
 
     def _send(self, batch: list[tuple[str, str, bytes]], *, again: bool) -> None:
-        codes = b"".join(self._codes_to_store())
+        codes = self._codes.take(self._replies)
         arguments: list[Any] = [self.keys.prefix, self.name, "1" if again else ""]
         for pool, _, wire in batch:
             arguments += (pool, wire)
@@ -352,7 +346,7 @@ class Grid(Verbs, Looking, Keeping):
                 self._commands.close()
                 replies, self._replies = self._replies + self._before, deque()
                 self._before, self._rung = deque(), False
-                self._forget_connection()
+                self._codes.lost()
                 for arrived in replies:
                     arrived(GridUnreachable("the connection broke before the reply"))
             try:

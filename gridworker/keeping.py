@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,10 +15,11 @@ from typing import Any
 from . import __version__
 from .answers import Answer
 from .blobs import Blobs
+from .codes import Codes
 from .durable import Disk
 from .errors import CodeMismatch, GridClosed, GridError, GridUnreachable, PartsGone
 from .keys import WIRE, Keys
-from .limits import CODE_MS, CODES_MOST, KEPT_MOST, RESULT_MS
+from .limits import KEPT_MOST, RESULT_MS
 from .messages import ID, Failure
 from .parts import Part
 from .reading import Reading
@@ -29,7 +29,6 @@ from .waits import Wait, Waits
 from .withdrawal import cancelled
 
 UNCLAIMED_MOST = 100_000      # messages that a named client holds for `collect`
-_REFRESH = CODE_MS / 4000     # seconds
 
 
 def check_nodes(nodes: list[bytes]) -> None:
@@ -85,11 +84,9 @@ class Keeping:
         raise NotImplementedError
 
     def _keep(self, *, named: bool) -> None:
-        self._codes: dict[str, bytes] = {}              # functions by value that unanswered calls may need
-        self._stored: dict[str, float] = {}             # those that the server has, and when it got them
+        self._codes = Codes(self.keys, self.seal, self._waits.asked)
         self._strangers: dict[str, bytes] | None = {} if named else None      # answers to an earlier process of this name
         self._collect_script, self._acknowledge_script = Script("collect"), Script("acknowledge")
-        self._refresh_at = time.monotonic() + _REFRESH
         self._blobs = Blobs(self._commands.another(f"parts:{self.name}"), self.keys, self.seal)
         self._big: list[bytes] = []                     # results that have arrived and whose parts have not
         self._disk = Disk(self._commands.another(f"disk:{self.name}"), self.keys, self.name)
@@ -102,31 +99,9 @@ class Keeping:
                 for message in messages:
                     self._arrived(message)
 
-    def _forget_connection(self) -> None:
-        self._stored.clear()
-
-    # functions by value
-
-    def _codes_to_store(self) -> list[bytes]:
-        """Packed commands that store what the server may not have; their replies are awaited."""
-        data, now = [], time.monotonic()
-        for text, code in self._codes.items():
-            if now - self._stored.get(text, -_REFRESH) >= _REFRESH:
-                data.append(pack(("SET", self.keys.code(text[1:]), code, "PX", CODE_MS)))
-                self._replies.append(lambda reply, text=text: self._has_stored(text, reply))  # type: ignore[misc]
-                self._stored[text] = now
-                if len(self._stored) > CODES_MOST:
-                    del self._stored[next(iter(self._stored))]
-        return data
-
-    def _has_stored(self, text: str, reply: Any) -> None:
-        if isinstance(reply, GridError):        # the server was full, say: it has to be stored again
-            self._stored.pop(text, None)
-
     def _refresh_codes(self) -> None:
-        if self._codes and self._open and time.monotonic() >= self._refresh_at:
-            self._refresh_at = time.monotonic() + _REFRESH
-            self._write(b"".join(self._codes_to_store()))
+        if self._open and self._codes.refresh():
+            self._write(self._codes.take(self._replies))
 
     # results
 

@@ -9,9 +9,9 @@
     <ns>:pools            set     names of pools ever used by a node
     <ns>:report:<pool>    string  the distributor's last report on its pool (JSON)
     <ns>:log              stream  what the nodes logged, bounded
-    <ns>:code:<hash>      string  a function of a notebook or script, by value
+    <ns>:code:<hash>      string  a function of a notebook or script, by value, unless it is big: then it is a part
     <ns>:c:<call>         string  the state of a call: P<asker,parent>… | R<id><result> | E<id><failure>
-    <ns>:b:<part>         string  a big part of arguments (named by its digest) or of a result (<call>.<nonce><number>), see parts.py
+    <ns>:b:<part>         string  a big function or part of arguments (named by its digest), or of a result (<call>.<nonce><number>)
     <ns>:need:<part>      hash    call -> ms since 1970: calls that the part was stored for
     <ns>:parts            zset    parts by their last use, in ms since 1970: arguments, and results that were heard
     <ns>:parts:bytes      string  how many bytes these parts have
@@ -37,7 +37,7 @@ import os
 
 from .errors import InvalidName
 
-WIRE = 4        # the format of keys, states, items, messages and seals: raise it with any change that a process of before would misread
+WIRE = 5        # the format of keys, states, items, messages and seals: raise it with any change that a process of before would misread
 LEAVE = b"leave"
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 

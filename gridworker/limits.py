@@ -9,7 +9,8 @@
     GRIDWORKER_FAILURE_MS      how long a failure is kept, for askers who may have missed it; others run the call anew
     GRIDWORKER_DEAD_MS         without a beat of its supervisor a node counts as dead; supervisors beat each second
     GRIDWORKER_ALONE_MS        without a server for so long a host's nodes leave: longer than any restart, shorter than a bill that hurts
-    GRIDWORKER_CODE_MS         how long a function that goes by value is kept after its last use
+    GRIDWORKER_CODE_MS         how long a function that goes by value is kept after its last use; if it is big, as other big values
+    GRIDWORKER_CODES_BYTES     bytes of functions by value that a worker has at hand; the oldest go first
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ FAILURE_MS = _limit("FAILURE_MS", 60_000)
 CODE_MS = _limit("CODE_MS", 86_400_000)
 HEARD_MOST = 200         # results are acknowledged in batches of this size, or when there is nothing else to do
 CODES_MOST = 1000        # functions by value that a process has at hand
+CODES_BYTES = _limit("CODES_BYTES", 128 << 20)
 UPLOAD_MS = 600_000      # a part that has been stored, and then not entered as one of a call, goes after this time
 HOLD_MS = 60_000         # so long it is kept for a call that has not been made yet
 DEAD_MS = _limit("DEAD_MS", 6000)

@@ -37,8 +37,9 @@ def encoded(
             reference = references[id(function)] = refer(function)
         data, hashed = encode_arguments(args, kwargs, aside)
         call = call_id(reference, hashed)
-        if aside.parts:
-            big[call], aside.parts = aside.parts, []
+        if aside.parts or reference.part is not None:
+            big[call] = aside.parts if reference.part is None else [*aside.parts, reference.part]
+            aside.parts = []
         token = marked(reference.token) if trace else reference.token
         asks.append((call, (pool, parent, item(call, token, reference.text, data, depth, seal))))
     return asks, big

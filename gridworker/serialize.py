@@ -19,8 +19,8 @@ from _weakref import ref
 from collections import deque
 
 from .errors import CodeMismatch, NotACall, NotSerializable
-from .limits import CODES_MOST
-from .parts import BIG, Aside, load
+from .limits import CODES_BYTES, CODES_MOST
+from .parts import BIG, Aside, Part, digest, load
 
 try:                                        # hashlib would load OpenSSL: several ms at each start
     from _blake2 import blake2b
@@ -44,13 +44,13 @@ PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"       # functions travel
 class Reference:
     """How a function travels: `text` names it on the wire, `token` tells the scripts which items are of one function.
 
-    `code` is its pickle if it goes by value, else b"".
+    `code` is its pickle if it goes by value, else b"". If that is big, it is a `part` instead, which its calls need.
     """
 
-    __slots__ = ("code", "name", "state", "text", "token")
+    __slots__ = ("code", "name", "part", "state", "text", "token")
 
-    def __init__(self, text: str, name: str, code: bytes = b"", salt: str = "") -> None:
-        self.text, self.name, self.code = text, name, code
+    def __init__(self, text: str, name: str, code: bytes = b"", salt: str = "", part: Part | None = None) -> None:
+        self.text, self.name, self.code, self.part = text, name, code, part
         self.token = blake2b(text.encode(), digest_size=4).hexdigest()
         self.state = blake2b(f"{text}\0{salt}\0".encode(), digest_size=16)     # what the ids of its calls begin with
 
@@ -245,14 +245,15 @@ def code_version(function: Any) -> str:
 class Functions:
     """Both ways between functions and references. One per process; not shared between threads without a lock of the caller.
 
-    `fetch(digest)` gets the pickle of a function that goes by value.
+    `fetch(where)` gets the pickle of a function that goes by value; `where` is its reference without the `=`.
     """
 
-    def __init__(self, fetch: Callable[[str], bytes | None] | None = None) -> None:
+    def __init__(self, fetch: Callable[[str], bytes | bytearray | None] | None = None) -> None:
         self._fetch = fetch
         self._references: dict[int, tuple[Any, Reference, Any]] = {}      # by id of the function, kept by a weak reference; with its code
         self._loaded: dict[bytes, Loaded] = {}
-        self._by_value: deque[bytes] = deque()      # those of them that go when there are too many, oldest first
+        self._by_value: deque[tuple[bytes, int]] = deque()      # those of them that go when it is too much, oldest first, and their size
+        self._bytes = 0
         self._names: dict[str, str] = {}            # of functions by value, whose references do not tell
 
     def __repr__(self) -> str:
@@ -267,7 +268,7 @@ class Functions:
             return function
         if type(function) is salted:
             inner = self.reference(function.function)
-            return Reference(inner.text, inner.name, inner.code, function.salt)
+            return Reference(inner.text, inner.name, inner.code, function.salt, inner.part)
         if not callable(function):
             raise NotACall(f"{function!r} is not callable; write request(\"pool\", f, x), or requests(\"pool\", [(f, x), …])")
         module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
@@ -275,8 +276,7 @@ class Functions:
             made = Reference(f"{module}:{name}@{_made_with(function)}-{code_version(function)}", name)
             self._remember(function, made)
             return made
-        code = _made_with(function).encode() + b"\0" + _by_value(function)
-        made = Reference(_BY_VALUE + blake2b(code, digest_size=16).hexdigest(), _short_name(function), code)
+        made = _with_code(_made_with(function).encode() + b"\0" + _by_value(function), _short_name(function))
         if len(self._names) > CODES_MOST:
             self._names.clear()
         self._names[made.text] = made.name
@@ -316,23 +316,29 @@ class Functions:
         code = getattr(function, "__code__", None)
         coroutine = code is not None and bool(code.co_flags & 0x80)
         known = self._loaded[text] = function, self.reference(function).name, coroutine
-        if text[:1] == _BY_VALUE.encode():
-            self._by_value.append(text)
-            if len(self._by_value) > CODES_MOST:
-                del self._loaded[self._by_value.popleft()]
         return known
+
+    def _keep(self, text: str, size: int) -> None:
+        """A function by value is loaded. It stays, and the newest of the others as long as there is room."""
+        self._by_value.append((text.encode(), size))
+        self._bytes += size
+        while len(self._by_value) > CODES_MOST or (self._bytes > CODES_BYTES and len(self._by_value) > 1):
+            oldest, size = self._by_value.popleft()
+            self._bytes -= size
+            self._loaded.pop(oldest, None)
 
     def _load(self, text: str) -> Callable[..., Any]:
         if text.startswith(_BY_VALUE):
             code = self._fetch(text[1:]) if self._fetch else None
             if code is None:
                 raise CodeMismatch(f"the code of function {text} is not stored on this grid any more: call it again from where it was made")
-            made, _, code = code.partition(b"\0")
-            _check_versions(made.decode(), "this function by value")
+            at = code.index(b"\0")
+            _check_versions(code[:at].decode(), "this function by value")
             try:
-                function: Callable[..., Any] = pickle.loads(code)
+                function: Callable[..., Any] = pickle.loads(memoryview(code)[at + 1:])
             except ImportError as error:
                 raise _cannot_import(error.name or "a module", error) from error
+            self._keep(text, len(code))
             self._remember(function, Reference(text, _short_name(function)))
             return function
         path, _, version = text.partition("@")
@@ -392,6 +398,14 @@ def _check_versions(theirs: str, what: str) -> None:
         if _version(package) != version:
             raise CodeMismatch(f"{what} comes from {package} {version}, and this worker has {_version(package) or 'another'}: "
                                "install the same version on the workers")
+
+
+def _with_code(code: bytes, name: str) -> Reference:
+    """The reference of a function by value: `=` and its hash; if it is big `=` and its part, name:length."""
+    if len(code) < BIG:
+        return Reference(_BY_VALUE + blake2b(code, digest_size=16).hexdigest(), name, code)
+    part = Part(hashed := digest(code), len(code), hashed, code)
+    return Reference(f"{_BY_VALUE}{part.name}:{part.length}", name, part=part)
 
 
 def _short_name(function: Callable[..., Any]) -> str:

@@ -13,6 +13,7 @@ from collections import deque
 from time import perf_counter
 
 from .blobs import Blobs
+from .codes import fetching
 from .errors import CallCancelled, CallFailed, GridError, NotSerializable, PartsGone, TooBig, TooDeep
 from .keys import checked
 from .limits import DEPTH_MOST, HEARD_MOST, RESULT_MS
@@ -65,8 +66,8 @@ class Worker:
         self.node, self.cap, self.seal = node, cap, seal
         self.waits = Waits(seal, lambda data: named(data, self.functions, seal))
         self.steps = Steps(node, connection, self.waits.asked, seal)
-        self.functions = Functions(self.steps.fetch_code)
         self.blobs = Blobs(connection.another("parts"), node.keys, seal, patience=float("inf"))
+        self.functions = Functions(fetching(self.steps, self.blobs))
         self.steps.before_asking_again = self.blobs.supply_again
         self.items: deque[bytes] = deque()              # handed over, not started
         self.parked = 0
