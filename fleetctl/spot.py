@@ -168,7 +168,7 @@ def extend(hours: float, *, session: Session | None = None) -> Pending[datetime]
     """Let all machines of the session run `hours` longer than they would. `launch.extend(hours)` does it for one launch.
 
     Resolves to the new end, the earliest if there are several. Raises RequestInvalid where nothing runs, BudgetExceeded, and AwsError where
-    it could not be written down for the machines: their end is as before then.
+    it could not be written down for the machines: their end is as before then, unless the error says that it has moved.
     """
     session = session or current()
     return session.submit(session.extend(hours), "extension")

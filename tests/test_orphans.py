@@ -41,6 +41,15 @@ def test_what_is_past_its_end_is_reaped_and_a_channel_only_with_the_last_of_its_
     assert orphans.expired([topic, other], now=100.0) == [], "nobody can say how old these are"
 
 
+def test_a_launch_ends_as_a_whole_by_the_latest_end_that_anything_of_it_bears():
+    moved, volume, fleet = (found(kind, id, launch="L", expires=end) for kind, id, end in (
+        ("instance", "i-1", 1000.0), ("volume", "vol-1", 10.0), ("fleet", "fleet-1", 10.0)))
+    other = found("instance", "i-2", launch="M", expires=10.0)
+    assert orphans.expired([moved, volume, fleet, other], now=100.0) == [other]
+    assert orphans.expired([moved, volume, fleet, other], now=1000.0) == [moved, volume, fleet, other]
+    assert orphans.expired([volume, fleet], now=100.0) == [volume, fleet], "what is left of machines that have ended"
+
+
 def test_what_a_ledger_takes_in_is_what_a_teardown_ends():
     machines = [found("spot request", "sir-1", launch="L"), found("instance", "i-1", launch="L"), found("fleet", "fleet-1", launch="L")]
     things = [found(kind, f"id of {kind}") for kind in KINDS]

@@ -170,9 +170,11 @@ async def terminate(call: Call, ids: Sequence[str]) -> dict[str, AwsError]:
 
 
 async def tag(call: Call, resources: Sequence[str], tags: dict[str, str]) -> None:
-    """Put tags on resources of any kind."""
+    """Put tags on resources of any kind; what AWS does not know, any more or yet, is passed over, and keeps no other from its tags."""
+    told = [{"Key": k, "Value": v} for k, v in tags.items()]
     for part in _parts(resources, BATCH):
-        await call("ec2", "create_tags", Resources=list(part), Tags=[{"Key": k, "Value": v} for k, v in tags.items()])
+        for one in await _each_or_all(call, "create_tags", "Resources", part, because=NotFound, Tags=told):
+            log.info("%s is not there to be tagged", one)
 
 
 async def spot_prices(call: Call, types: Sequence[str], since: datetime) -> dict[tuple[str, str], Steps]:
@@ -242,23 +244,24 @@ async def pages(call: Call, operation: str, key: str, *, paged: bool = True, mos
         parameters["NextToken"] = answer["NextToken"]
 
 
-async def _each_or_all(call: Call, operation: str, key: str, ids: Sequence[str]) -> dict[str, AwsError]:
-    """One call for all; when AWS refuses it because of some of them, halves, down to the ids that are refused by themselves."""
+async def _each_or_all(
+    call: Call, operation: str, key: str, ids: Sequence[str], *, because: type[AwsError] = AwsError, **parameters: Any
+) -> dict[str, AwsError]:
+    """One call for all; when AWS refuses it `because` of some of them, halves, down to the ids that are refused by themselves."""
     if not ids:
         return {}
-    parameters: dict[str, Any] = {key: list(ids)}
+    given: dict[str, Any] = {**parameters, key: list(ids)}
     try:
-        await call("ec2", operation, **parameters)
+        await call("ec2", operation, **given)
     except TRANSIENT:  # not because of some of the ids
         raise
-    except AwsError as error:
+    except because as error:
         if len(ids) == 1:
             return {ids[0]: error}
-        middle = len(ids) // 2
-        return {
-            **await _each_or_all(call, operation, key, ids[:middle]),
-            **await _each_or_all(call, operation, key, ids[middle:]),
-        }
+        middle, refused = len(ids) // 2, dict[str, AwsError]()
+        for half in (ids[:middle], ids[middle:]):
+            refused |= await _each_or_all(call, operation, key, half, because=because, **parameters)
+        return refused
     return {}
 
 

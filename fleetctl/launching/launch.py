@@ -186,10 +186,11 @@ class Conductor:
         """A listing of spot requests or of instances, as AWS gives it. It may be wider than the launch."""
         self.feed(Listed(ec2.seen(rows)))
 
-    def tagged(self) -> list[str]:
-        """What bears this launch's tags and may live: its requests and instances."""
-        alive = [slot for slot in self.core.all() if slot.alive]
-        return list(dict.fromkeys(id for slot in alive for id in (slot.key, slot.instance) if id))
+    async def tag_end(self) -> None:
+        """Tag what may live, requests and instances, with the end as it is now: an extension has moved it. Raises AwsError."""
+        there = [slot for slot in self.core.all() if slot.state is not MachineState.GONE]
+        ids = dict.fromkeys(id for slot in there for id in (slot.key, slot.instance) if id)
+        await ec2.tag(self.desk.call, list(ids), {ec2.EXPIRES_TAG: self.order.stamp(self.expires)})
 
     @property
     def subnets(self) -> frozenset[str]:
@@ -369,6 +370,8 @@ class Conductor:
             if "instance" not in self._shape.tagged:
                 volumes = [v["Ebs"]["VolumeId"] for one in found for v in one.get("BlockDeviceMappings", []) if "Ebs" in v]
                 await ec2.tag(self.call, [*alive, *volumes], {**self.order.tags, ec2.EXPIRES_TAG: self.order.stamp(self.expires)})
+            elif self.expires != self.order.expires:  # it was moved before there was anything to be tagged
+                await self.tag_end()
         except FleetError as error:  # AWS, or the disk that holds the ledger: the machines are up all the same
             log.warning("launch %s: its instances could not be looked up and tagged: %s", self.uuid, error.what)
 

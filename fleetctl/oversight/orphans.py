@@ -58,11 +58,18 @@ def orphans(found: Iterable[Found], known: Iterable[SessionRecord]) -> list[Foun
 def expired(found: Sequence[Found], now: float) -> list[Found]:
     """What has outlived the end that its tag names; and of sessions all of whose tagged things have, the rest too.
 
-    Things without such a tag cost nothing, so those of a session that has no other are left: nobody can say how old they are.
+    A launch ends as a whole, by the latest end that anything of it bears: an extension moves the tags of its machines, not those of
+    its volumes or its fleet. Things without such a tag cost nothing, so those of a session that has no other are left: nobody can say
+    how old they are.
     """
-    over = [one for one in found if one.expires is not None and one.expires <= now]
-    alive = {one.session for one in found if one.expires is not None and one.expires > now}
-    sessions = {one.session for one in over} - alive
+    ends: dict[str, float] = {}  # of launches, and of what belongs to none
+    for one in found:
+        whole = one.launch or one.id
+        if one.expires is not None:
+            ends[whole] = max(one.expires, ends.get(whole, one.expires))
+    marked = [one for one in found if one.expires is not None]
+    over = {one for one in marked if ends[one.launch or one.id] <= now}
+    sessions = {one.session for one in over} - {one.session for one in marked if one not in over}
     return [one for one in found if one in over or (one.expires is None and one.session in sessions)]
 
 

@@ -12,21 +12,30 @@ from typing import Any
 
 import boto3
 
-TAG = "fleetctl:expires"
+TAG, LAUNCH = "fleetctl:expires", "fleetctl:launch"
 
 
 def overdue(ec2: Any, now: datetime) -> list[str]:
-    """Ids of what bears a tag whose time is over; a tag that is no time is nobody's word for an end."""
-    ids = []
-    for page in ec2.get_paginator("describe_tags").paginate(Filters=[{"Name": "key", "Values": [TAG]}]):
+    """Ids of what bears a tag whose time is over; a tag that is no time is nobody's word for an end.
+
+    The latest end within a launch is that of all of it: an extension moves the tags of its machines alone.
+    """
+    launch: dict[str, str] = {}
+    end: dict[str, datetime] = {}
+    for page in ec2.get_paginator("describe_tags").paginate(Filters=[{"Name": "key", "Values": [TAG, LAUNCH]}]):
         for tag in page["Tags"]:
+            if tag["Key"] == LAUNCH:
+                launch[tag["ResourceId"]] = tag["Value"]
+                continue
             try:
-                end = datetime.strptime(tag["Value"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+                end[tag["ResourceId"]] = datetime.strptime(tag["Value"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
             except ValueError:
                 continue
-            if end <= now:
-                ids.append(tag["ResourceId"])
-    return ids
+    last: dict[str, datetime] = {}
+    for one, when in end.items():
+        whole = launch.get(one, one)
+        last[whole] = max(when, last.get(whole, when))
+    return [one for one in end if last[launch.get(one, one)] <= now]
 
 
 def instances_of(ec2: Any, requests: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from .. import display
 from ..cloud import ec2
 from ..cloud.bucket import Bucket
 from ..ending import fuse
-from ..errors import FleetError, RequestInvalid
+from ..errors import AwsError, FleetError, RequestInvalid
 from ..launching.launch import Conductor
 from ..lifecycle import SETTLED, LaunchState
 
@@ -74,7 +74,8 @@ class Keeper:
     async def extend(self, hours: float, launches: Sequence[Conductor]) -> float:
         """Move the hard end of these launches; returns the earliest of the new ones. Raises RequestInvalid, BudgetExceeded, AwsError.
 
-        The object is written first: it is what machines obey. Then the tags, which `reap` obeys.
+        The object is written first: it is what machines obey, and if it cannot be, nothing has moved. Then the tags, which `reap` obeys:
+        an error of those says that the end has moved all the same.
         """
         if isinstance(hours, bool) or not isinstance(hours, (int, float)) or not 0 < hours <= fuse.MOST_HOURS:
             raise RequestInvalid(f"hours moves the end, above 0 and at most a year, not {hours!r}", alias="hours", found=hours)
@@ -91,9 +92,16 @@ class Keeper:
                 one.expires = end
             raise
         self.wake()
+        trouble: AwsError | None = None
         for one in launches:
-            await ec2.tag(self._desk.call, one.tagged(), {ec2.EXPIRES_TAG: one.order.stamp(one.expires)})
-            await self._desk.way_out(one)
+            try:
+                await one.tag_end()
+                await self._desk.way_out(one)
+            except AwsError as error:
+                trouble = trouble or error
+        if trouble is not None:
+            trouble.what = f"the machines' end has been moved, but not all that hangs on it: {trouble.what}"
+            raise trouble
         return min(one.expires for one in launches)
 
     async def _write(self) -> None:

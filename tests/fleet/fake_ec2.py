@@ -263,6 +263,9 @@ class FakeEc2:
         return {"SuccessfulFleetDeletions": done, "UnsuccessfulFleetDeletions": failed}
 
     def _create_tags(self, p):
+        tables = {"i-": self.instances, "vol-": self.volumes, "sir-": self.requests}
+        if any(key not in table for key in p["Resources"] for begin, table in tables.items() if key.startswith(begin)):
+            raise refusal(NotFound, "ec2", "create_tags", "InvalidID.NotFound")
         for key in p["Resources"]:
             self.tags[key] = [one for one in self.tags.get(key, []) if one["Key"] not in {tag["Key"] for tag in p["Tags"]}] + p["Tags"]
 

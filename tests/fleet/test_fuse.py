@@ -1,17 +1,19 @@
 """What a living session does for its machines: it shows that it lives, moves their end, and warns before it."""
 
+import asyncio
 import json
 import time
 from datetime import UTC, datetime
 
 import pytest
-from fake_aws import REQUEST, FakeAws, refusal
+from fake_aws import REQUEST, REQUESTS, FakeAws, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetctl import bring_up_one_spot, bring_up_spots, display, extend
 from fleetctl.ending import fuse
 from fleetctl.errors import Denied, RequestInvalid
+from fleetctl.launching.order import Order
 from fleetctl.upkeep import keeper
 
 
@@ -81,6 +83,60 @@ def test_an_extension_is_written_for_the_machines_then_into_the_tags(fake_sessio
     [machine] = other.machines.succeeded
     assert session.aws.tags[machine.instance_id][-1]["Value"] != stamp
     assert extend(1, session=session).result(10).timestamp() == pytest.approx(unmoved + 3600)
+
+
+def end_of(session, thing):
+    return {tag["Key"]: tag["Value"] for tag in session.aws.tags[thing]}["fleetctl:expires"]
+
+
+def test_an_extension_reaches_the_tags_of_requests_that_still_wait(fake_session, wait_for):
+    session = fake_session(FakeAws(fill=1e6))
+    launch = bring_up_spots(REQUEST, 2, "true", session=session)
+    wait_for(lambda: len(launch.machines) == 2)
+    before = end_of(session, next(iter(session.aws.requests)))
+    end = launch.extend(4).result(10)
+    assert {end_of(session, one) for one in session.aws.requests} == {Order.stamp(end.timestamp())} != {before}
+
+
+@pytest.mark.parametrize("call", REQUESTS)
+def test_an_extension_before_there_is_anything_reaches_the_tags_of_what_comes(fake_session, call, wait_for):
+    session = fake_session(FakeAws())
+    held, made = asyncio.Event(), ("request_spot_instances", "run_instances", "create_fleet")
+
+    async def hold(service, operation, parameters):
+        if operation in made:
+            await held.wait()
+
+    session.aws.before = hold
+    launch = bring_up_spots(REQUESTS[call], 2, "true", session=session)
+    wait_for(lambda: session.aws.calls[-1:] and session.aws.calls[-1] in made)
+    end = Order.stamp(launch.extend(4).result(10).timestamp())
+    session.loop.call_soon_threadsafe(held.set)
+    assert [end_of(session, one.instance_id) for one in launch.result(10).succeeded] == [end, end]
+
+
+def test_what_is_not_there_any_more_keeps_no_other_from_its_tags(fake_session):
+    session = fake_session(FakeAws())
+    first, *others = up(session, n=5).machines.succeeded
+    del session.aws.instances[first.instance_id]  # long gone, and no listing has told of it
+    end = extend(4, session=session).result(10)
+    assert {end_of(session, one.instance_id) for one in others} == {Order.stamp(end.timestamp())}
+
+
+def test_an_extension_whose_tags_are_refused_says_that_the_end_has_moved(fake_session):
+    session = fake_session(FakeAws())
+    launches = [up(session), up(session)]
+    before = [one._conductor.expires for one in launches]
+
+    async def denied(service, operation, parameters):
+        if operation == "create_tags" and launches[0].machines.succeeded[0].instance_id in parameters["Resources"]:
+            raise refusal(Denied, service, operation, "UnauthorizedOperation")
+
+    session.aws.before = denied
+    with pytest.raises(Denied, match="end has been moved, but"):
+        extend(1, session=session).result(10)
+    assert [one._conductor.expires - 3600 for one in launches] == before
+    assert end_of(session, launches[1].machines.succeeded[0].instance_id) == Order.stamp(launches[1]._conductor.expires)
 
 
 def test_an_extension_that_cannot_be_written_moves_nothing(fake_session):

@@ -4,14 +4,17 @@ import json
 import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError
+from fake_aws import REQUESTS
+from test_launch_calls import requests
 
-from fleetctl import bring_up_one_spot, bring_up_spots
-from fleetctl.oversight import reaper, reaper_template
+from fleetctl import bring_up_one_spot, bring_up_spots, extend
+from fleetctl.oversight import orphans, reaper, reaper_template, recovery
 
 
 def references(part):
@@ -74,7 +77,7 @@ class Refusing:
         self.exceptions = SimpleNamespace(ClientError=ClientError)
 
     def get_paginator(self, operation):
-        tags = [{"ResourceId": one, "Value": end} for one, end in self.ids.items()]
+        tags = [{"ResourceId": one, "Key": "fleetctl:expires", "Value": end} for one, end in self.ids.items()]
         pages = {"describe_tags": {"Tags": tags}, "describe_spot_instance_requests": {"SpotInstanceRequests": [{"InstanceId": "i-9"}]}}
         return SimpleNamespace(paginate=lambda **_: [pages[operation]])
 
@@ -95,6 +98,21 @@ def test_one_thing_that_aws_refuses_spares_no_other_and_what_is_not_over_stays()
     told = reaper.reap(ec2, datetime(2026, 1, 2, tzinfo=UTC))
     assert set(ec2.ended) == set(told["ended"]) == {"i-2", "i-9", "sir-1", "fleet-1", "vol-1"}
     assert told["refused"] == ["i-1: OperationNotPermitted"]
+
+
+@pytest.mark.cloud
+@pytest.mark.parametrize("call", REQUESTS)
+def test_neither_reaper_ends_anything_of_a_launch_that_was_extended(session, call, living, home):
+    launch = bring_up_spots(requests(session)[call], 2, "sleep 1000", session=session, hours=1)
+    mine = {one.instance_id for one in launch.result(60).succeeded}
+    extend(4, session=session).result(30)
+    found = [one for one in recovery.look(recovery.cloud("local", home)) if one.session == session.id]
+    assert orphans.expired(found, time.time() + 7200) == []
+    whole = {one.id for one in found if one.launch}
+    told = reaper.reap(session.boto3().client("ec2"), datetime.now(UTC) + timedelta(hours=2))
+    assert not whole & {*told["ended"], *(one.partition(":")[0] for one in told["refused"])}
+    assert mine <= living()
+    assert {one.id for one in orphans.expired(found, time.time() + 6 * 3600)} >= whole >= mine
 
 
 @pytest.mark.cloud
