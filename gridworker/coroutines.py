@@ -8,7 +8,7 @@ a connection of its own, so that steps can be sent meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Coroutine
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -38,17 +38,17 @@ class Coroutines:
     def __repr__(self) -> str:
         return f"<Coroutines live={self.live}>"
 
-    def start(self, function: Callable[..., Any], running: Running) -> None:
-        """Begins a call; the loop runs it in its ticks."""
+    def start(self, coroutine: Coroutine[Any, Any, Any], running: Running) -> None:
+        """Takes a call over that has given a coroutine; the loop runs it in its ticks."""
         self.live += 1
-        task = self._loop.create_task(self._run(function, running))
+        task = self._loop.create_task(self._run(coroutine, running))
         self._tasks[task] = running
         task.add_done_callback(self._tasks.pop)
 
-    async def _run(self, function: Callable[..., Any], running: Running) -> None:
+    async def _run(self, coroutine: Coroutine[Any, Any, Any], running: Running) -> None:
         _running.set(running)
         try:
-            body = self._worker.body(running, await function(*running.args, **running.kwargs))
+            body = self._worker.body(running, await coroutine)
         except BaseException as error:      # as for plain functions: whatever is raised is the outcome
             self._worker.fail(running, error)
         else:

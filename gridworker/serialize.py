@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    Loaded = tuple[Callable[..., Any], str, bool]
+    Loaded = tuple[Callable[..., Any], str]
 
 SCALARS = frozenset((int, float, str, bytes, bool, type(None), complex))
 _BY_VALUE = "="
@@ -79,8 +79,10 @@ class salted:
         return self.function(*args, **kwargs)
 
 
-def pickled(value: Any, what: str, aside: Aside | None = None) -> bytes:
+def pickled(value: Any, what: str, aside: Aside | None = None, root: str = "it") -> bytes:
     """The value's pickle, protocol 5; by value what belongs to `__main__` or can't be imported. NotSerializable names `what`.
+
+    It also tells which part of the value is to blame; `root` is what the value is called there.
 
     Big buffers go into `aside`, if there is one, and not into the pickle.
     """
@@ -101,7 +103,18 @@ def pickled(value: Any, what: str, aside: Aside | None = None) -> bytes:
             if aside is not None:
                 aside.put_back(left_out)
             return data
-        raise NotSerializable(f"{what} cannot be pickled: {type(error).__name__}: {error}") from error
+        raise _unpicklable(value, what, root, error) from error
+
+
+def _unpicklable(value: Any, what: str, root: str, error: Exception) -> NotSerializable:
+    from .culprit import explain
+
+    def dumps(part: Any) -> None:
+        import cloudpickle
+
+        cloudpickle.dumps(part, 5, buffer_callback=lambda buffer: False)      # arrays are not copied for this
+
+    return NotSerializable(f"{what} cannot be pickled: {explain(value, error, root, dumps)}")
 
 
 def scalar(value: Any) -> bytes:
@@ -175,7 +188,7 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], aside: Aside
             return b"a" + data, b"a" + data
         return b"a" + aside.body(data), b"a#" + aside.parts[0].name.encode()
     mark, value = (b"k", (args, kwargs)) if kwargs else (b"a", args)
-    data = pickled(value, "an argument", aside)
+    data = pickled(value, "an argument", aside, "(args, kwargs)" if kwargs else "args")
     if aside is None:
         return mark + data, mark + canonical(value)
     return mark + aside.body(data), mark + canonical(value, 0, aside)
@@ -308,14 +321,12 @@ class Functions:
         return self.loaded(text)[0]
 
     def loaded(self, text: bytes) -> Loaded:
-        """The function that a reference names, its name, and whether it is an `async def`. CodeMismatch as `load`."""
+        """The function that a reference names, and its name. CodeMismatch as `load`."""
         known = self._loaded.get(text)
         if known is not None:
             return known
         function = self._load(text.decode())
-        code = getattr(function, "__code__", None)
-        coroutine = code is not None and bool(code.co_flags & 0x80)
-        known = self._loaded[text] = function, self.reference(function).name, coroutine
+        known = self._loaded[text] = function, self.reference(function).name
         return known
 
     def _keep(self, text: str, size: int) -> None:
@@ -420,7 +431,7 @@ def _by_value(function: Callable[..., Any]) -> bytes:
         code: bytes = cloudpickle.dumps(function, 5)
         return code
     except Exception as error:
-        raise NotSerializable(f"the function {function!r} cannot be pickled: {type(error).__name__}: {error}") from error
+        raise _unpicklable(function, f"the function {function!r}", _short_name(function), error) from error
 
 
 def _lookup(module: str, name: str) -> Any:

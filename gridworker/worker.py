@@ -8,13 +8,13 @@ calls of that function have taken, so that a batch lasts about 5 ms: the first b
 from __future__ import annotations
 
 import logging
-import pickle
 from collections import deque
 from time import perf_counter
+from types import CoroutineType
 
 from .blobs import Blobs
 from .codes import fetching
-from .errors import CallCancelled, CallFailed, GridError, NotSerializable, PartsGone, TooBig, TooDeep
+from .errors import CallCancelled, GridError, NotSerializable, PartsGone, TooBig, TooDeep
 from .keys import checked
 from .limits import DEPTH_MOST, HEARD_MOST, RESULT_MS
 from .links import Climber
@@ -24,6 +24,7 @@ from .node import NOBODY, SEVERAL, become, reap
 from .outgoing import encoded
 from .parking import Runner, Running, current_runner
 from .parts import BIG, MANIFEST, Aside
+from .report import report
 from .serialize import SCALARS, Functions, decode_arguments, pickled, scalar
 from .steps import Steps
 from .store import Script
@@ -51,7 +52,6 @@ BATCH_MOST = 512
 BREADTH = 64             # up to so many parked calls it begins fresh ones although it has others to do: that makes fewer, larger steps
 RESTING_MOST = 256       # runners that are kept for later calls: a new one costs as much as ten switches
 PARKED_MOST = 1000       # beyond, only calls made by calls are taken
-TEXT_MOST = 500_000      # bytes of each part of a failure
 BELL_SECONDS = 10.0      # the longest wait for the bell; then it asks again what it has not heard
 
 
@@ -274,15 +274,15 @@ class Worker:
             running.trace = Trace()
         try:
             reference, _, arguments = opened(data, self.seal, asked).partition(b"\0")
-            function, running.name, coroutine = self.functions.loaded(reference)
+            function, running.name = self.functions.loaded(reference)
             running.args, running.kwargs = self._arguments(running, arguments)
             runner.running = running
             if self._debug:
                 log.debug("start %s %s", call[:8], running.describe())
-            if coroutine:
-                self._start(function, running)
-                return perf_counter()
             value = function(*running.args, **running.kwargs)
+            if type(value) is CoroutineType:        # of an `async def`, or of what calls one
+                self._start(value, running)
+                return perf_counter()
             body = self.body(running, value)
         except BaseException as error:      # whatever user code raises, SystemExit too, is the call's outcome
             running.name = running.name or f"call {call[:8]}"
@@ -315,16 +315,16 @@ class Worker:
             stream = scalar(value)
             return stream if len(stream) < BIG else self.blobs.leave(running.call, stream, [])
         aside = Aside()
-        stream = pickled(value, f"the result of {running.name}", aside)
+        stream = pickled(value, f"the result of {running.name}", aside, "result")
         views = aside.take()
         return self.blobs.leave(running.call, stream, views) if views or len(stream) >= BIG else stream
 
-    def _start(self, function: Callable[..., Any], running: Running) -> None:
+    def _start(self, coroutine: CoroutineType[Any, Any, Any], running: Running) -> None:
         if self._coroutines is None:
             from .coroutines import Coroutines
 
             self._coroutines = Coroutines(self)
-        self._coroutines.start(function, running)
+        self._coroutines.start(coroutine, running)
 
     def finish(self, running: Running, body: bytes) -> None:
         """A call has its result, pickled; the next step sends it."""
@@ -424,26 +424,3 @@ class Worker:
         if reference.code:
             self.steps.store_code(reference)
         return reference
-
-
-def report(error: BaseException, running: Running, node: str) -> Failure:
-    """The failure of a call: its own, or, if it let the failure of a call it had made pass, that one with itself as the caller."""
-    if isinstance(error, CallFailed):
-        return error.failure.called_by(running.describe())
-    import traceback
-
-    trace = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    text = "".join(traceback.format_exception(type(error), error, trace))[-TEXT_MOST:]
-    try:
-        message = str(error)[:TEXT_MOST]
-    except BaseException as worse:          # this is users' code, and may raise whatever it likes
-        message = f"(its text cannot be had: {type(worse).__name__})"
-    try:
-        cause = pickled(error, "the exception")
-        pickle.loads(cause)                 # some exceptions pickle and do not come back
-    except BaseException:
-        cause = b""
-    if len(cause) > TEXT_MOST:
-        cause = b""
-    return Failure("raised", type(error).__name__, message, traceback=text, node=node, chain=(running.describe(),),
-                   cause=cause)

@@ -348,3 +348,23 @@ async def aio_is_impatient_late() -> str:
     asked = asyncio.ensure_future(request("nobody", inc, 1, timeout=0.1))
     done, _ = await asyncio.wait({asked, asyncio.ensure_future(asyncio.sleep(8))}, return_when=asyncio.FIRST_COMPLETED)
     return "too late" if asked in done and isinstance(asked.exception(), CallTimeout) else "no answer"
+
+
+class AioAdder:
+    """Its calls are coroutines, though it is no function."""
+
+    def __init__(self, more: int) -> None:
+        self.more = more
+
+    async def __call__(self, x: int) -> int:
+        value: int = await request(aio_inc, x)
+        return value + self.more
+
+
+def aio_after_a_wait(x: int) -> Any:
+    """A plain function, which may wait as such, whose value is a coroutine."""
+    return aio_inc(request(inc, x))
+
+
+async def aio_generates() -> Any:
+    yield 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import grid_calls as calls
 import pytest
 from grid_lab import lines
 
+from gridworker import NotSerializable, remote, salted
 from gridworker.messages import WORK
 from gridworker.waits import Wait, Waits
 
@@ -49,6 +51,31 @@ def test_async_functions_await_their_requests(lab: Lab, workers: int) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         grid.request("pool", calls.aio_fails).result(30)
     assert "called by aio_fails()" in str(caught.value)
+
+
+@pytest.mark.parametrize(("function", "value"), [
+    (partial(calls.aio_inc, 1), 2), (lambda: calls.aio_inc(2), 3), (partial(calls.AioAdder(10), 3), 14),
+    (partial(salted(calls.aio_inc), 4), 5), (remote(partial(calls.aio_inc, 5)), 6), (partial(calls.aio_after_a_wait, 6), 8),
+], ids=["a partial", "a lambda", "an object", "salted", "remote", "after a wait"])
+def test_whatever_gives_a_coroutine_is_run_as_one(lab: Lab, function: Any, value: int) -> None:
+    lab.workers(1)
+    assert lab.client().request("pool", function).result(20) == value
+
+
+def test_a_coroutine_that_fails_shows_the_call_that_gave_it(lab: Lab) -> None:
+    lab.workers(1)
+    with pytest.raises(ZeroDivisionError, match=r"divide\(1, 0\) raised"):
+        lab.client().request("pool", partial(calls.aio_fails)).result(20)
+
+
+@pytest.mark.parametrize(("function", "said"), [
+    (calls.unpicklable, r"cannot pickle 'generator' object. A generator stays where it was made; let its items travel, `list\(…\)`"),
+    (calls.aio_generates, r"cannot pickle 'async_generator' object. .*; let its items travel, `\[item async for item in …\]`"),
+])
+def test_what_is_made_bit_by_bit_is_refused_with_what_to_do(lab: Lab, function: Any, said: str) -> None:
+    lab.workers(1)
+    with pytest.raises(NotSerializable, match=said):
+        lab.client().request("pool", function).result(20)
 
 
 def test_plain_and_async_functions_share_a_worker(lab: Lab) -> None:
