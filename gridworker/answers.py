@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
+from .culprit import Stays
 from .messages import UNSIGNED
 from .reading import Reading
 from .signing import Seal
@@ -27,10 +28,11 @@ class Nothing:
         yield
 
 
-class Answer(Generic[T_co]):
+class Answer(Stays, Generic[T_co]):
     """What will be the value of a request, or values of requests. Await it in any asyncio loop, or block on `result()`."""
 
     __slots__ = ("_callbacks", "_lock", "_reading", "_seal", "_single", "_take_back", "wait")
+    instead = "let its value travel, `answer.result()`; a function on the grid asks for itself, with `gridworker.request(f, x)`"
 
     def __init__(self, calls: list[str], single: bool, patient: bool, lock: threading.Lock,
                  take_back: Callable[[Wait, bool], bool] | None = None, seal: Seal = UNSIGNED, reading: Reading | None = None) -> None:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .answers import Nothing
+from .culprit import Stays
 from .embedded import embed
 from .errors import GridClosed, GridError, GridUnreachable
 from .forked import watch
@@ -51,7 +52,7 @@ PATIENCE_SECONDS = 60.0   # how long a lost server is looked for
 POOL = "pool"             # where calls go that name no pool
 
 
-class Grid(Verbs, Looking, Keeping):
+class Grid(Verbs, Looking, Keeping, Stays):
     """One grid, seen by a client. `with` and `async with` close it. Its methods may be called from any thread.
 
     `Grid()` is a grid of this machine's own: a server and workers, one per core or as many as `workers` says, that end with it.

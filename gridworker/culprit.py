@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import types
 
 from .errors import NotSerializable
@@ -11,7 +10,7 @@ from .errors import NotSerializable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
+    from typing import Any, NoReturn
 
 DEPTH = 20          # so far into a value it is looked
 _HINTS = {
@@ -26,8 +25,20 @@ _HINTS = {
 }
 
 
+class Stays:
+    """What belongs to the process that has made it, and says so when it is to be pickled. `instead`: what to do."""
+
+    __slots__ = ()
+    instead = "in a function on the grid call `gridworker.request(f, x)`, which asks the grid that it runs on"
+
+    def __reduce__(self) -> NoReturn:
+        raise NotSerializable(f"{self!r} does not travel: {self.instead}")
+
+
 def explain(value: Any, error: Exception, root: str, dumps: Callable[[Any], object]) -> str:
     """Why `dumps(value)` has raised: the error, where its cause is (`args[0].lock`; `f › grid` is what f refers to), what to do."""
+    import re  # not before: workers do without it
+
     where, error = _search(value, error, root, dumps, frozenset())
     place = f", which is `{where}`" if where != root else ""
     if isinstance(error, NotSerializable):          # it says for itself what to do
@@ -39,7 +50,7 @@ def explain(value: Any, error: Exception, root: str, dumps: Callable[[Any], obje
 
 def _search(value: Any, error: Exception, where: str, dumps: Callable[[Any], object], above: frozenset[int]) -> tuple[str, Exception]:
     above |= {id(value)}                            # a function may refer to itself
-    for name, part in _parts(value) if len(above) <= DEPTH else ():
+    for name, part in _parts(value) if len(above) <= DEPTH and not isinstance(value, Stays) else ():
         try:
             if id(part) not in above:
                 dumps(part)

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .answers import Answer
+from .culprit import Stays
 from .serialize import Reference, salted
 from .store import Script
 
@@ -25,9 +26,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class GridFuture(Future[T]):
+class GridFuture(Future[T], Stays):
     """A future of a call on a grid. While the call waits in a queue it is pending and can be cancelled; handed to a node, it is running."""
 
+    instead = Answer.instead
     answer: Answer[T] | None = None
     grid: Grid | None = None
 
@@ -58,7 +60,7 @@ def holder(grid: Grid, call: str) -> str | None:
     return found.decode() if found else None
 
 
-class GridExecutor(Executor):
+class GridExecutor(Executor, Stays):
     """Made by `grid.executor(pool)`. `shutdown()`, or the end of a `with`, waits for what was submitted; the grid stays open."""
 
     def __init__(self, grid: Grid, pool: str) -> None:

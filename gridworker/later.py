@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import node
+from .culprit import Stays
 from .errors import CallCancelled, GridError, NotOnWorker
 from .parking import Runner, current_runner
 from .waits import Wait, values
@@ -23,10 +24,12 @@ def is_here() -> bool:
     return node._here is not None or bool(node._local.get())
 
 
-class Later(Generic[T_co]):
+class Later(Stays, Generic[T_co]):
     """The value, or values, of calls that a running call has made. They leave for the grid with this worker's next step: when a call waits
     or ends. In a plain function call `result()`, which lets other calls run meanwhile; in an `async def` function `await` it.
     """
+
+    instead = "let its value travel: `result()`, in an `async def` function `await`"
 
     def __init__(self, pool: str, calls: list[Call], *, single: bool, patient: bool = False) -> None:
         self._single, self._count = single, len(calls)

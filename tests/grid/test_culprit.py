@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import threading
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gridworker import NotSerializable
+from gridworker import NotSerializable, remote
 from gridworker.serialize import Functions, encode_arguments, pickled
+
+if TYPE_CHECKING:
+    from grid_lab import Lab
 
 LOCK = threading.Lock()
 
@@ -75,3 +78,29 @@ def test_a_value_that_raises_by_itself_is_told_with_its_error() -> None:
 
     with pytest.raises(NotSerializable, match=r"the result of f cannot be pickled: RuntimeError: stays here, which is `result\[0\]`$"):
         pickled([Stubborn()], "the result of f", None, "result")
+
+
+def test_a_grid_and_its_answers_say_what_to_do_instead(lab: Lab) -> None:
+    lab.workers(1)
+    grid = lab.client()
+    answer = grid.request("pool", abs, -1)
+    executor = grid.executor("pool")
+
+    def uses_the_grid(x: int) -> Any:
+        return grid.request("pool", abs, x).result()
+
+    inside = r"does not travel: in a function on the grid call `gridworker.request\(f, x\)`, which asks the grid that it runs on"
+    calls: list[tuple[tuple[Any, ...], str]] = [
+        ((uses_the_grid, 1), rf"the function <.*: <Grid .*> {inside}, which is `.*uses_the_grid › grid`"),
+        ((abs, grid), rf"an argument cannot be pickled: <Grid .*> {inside}, which is `args\[0\]`"),
+        ((abs, {"a": [answer]}), r"<Answer .*> does not travel: let its value travel, .*, which is `args\[0\]\['a'\]\[0\]`"),
+        ((abs, executor), rf"<GridExecutor .*> {inside}"),
+        ((abs, executor.submit(abs, -2)), r"<GridFuture .*> does not travel: let its value travel, `answer.result\(\)`"),
+        ((remote(pow).on(grid), 1), rf"<Grid .*> {inside}, which is `Bound.grid`"),
+    ]
+    for call, said in calls:
+        with pytest.raises(NotSerializable, match=said):
+            grid.request("pool", *call)
+    with pytest.raises(NotSerializable, match=r"the result of .* cannot be pickled: <Later 1 call\(s\)> does not travel: let its value"):
+        grid.request("pool", lambda: remote(pow).submit(2, 2)).result(20)
+    executor.shutdown()
