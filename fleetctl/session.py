@@ -125,9 +125,13 @@ class Session:
 
     async def channel(self) -> Channel:
         """The session's channel, opened and probed when first asked for; all who ask meanwhile share the attempt and its failure."""
-        async with self._ending:  # what begins during a teardown of everything begins after it
-            pass
+        await self._not_during_an_end()
         return await self._belongings.channel.get()
+
+    async def _not_during_an_end(self) -> None:
+        """What begins during a teardown of everything begins after it: it would neither find nor end what is made meanwhile."""
+        async with self._ending:
+            pass
 
     async def secret_parameter(self) -> str:
         """The SSM SecureString that machines read the grid's secret from, put there when first asked for."""
@@ -140,6 +144,7 @@ class Session:
 
     async def bucket(self) -> Bucket:
         """The session's place in S3, made when first asked for; a teardown of everything ends what is in it."""
+        await self._not_during_an_end()
         return await self._belongings.bucket.get()
 
     @property
@@ -168,6 +173,7 @@ class Session:
 
     async def extend(self, hours: float, only: Conductor | None = None) -> datetime:
         """Move the hard end of all launches, or of one, `hours` later; returns the earliest new end. Raises as the verb `extend`."""
+        await self._not_during_an_end()
         chosen = [one for one in self._keeper.living() if only is None or one in only.family()]
         return datetime.fromtimestamp(await self._keeper.extend(hours, chosen)).astimezone()
 
@@ -257,6 +263,8 @@ class Session:
             launches = await self._stop(launches)
             await self._background.close_ways()
             await self._keeper.rest()
+            if {*self.launches} - {*launches}:  # begun meanwhile, and waiting for the end of this
+                self._keeper.wake()
             await self._belongings.drop()
             receipt = await self._end(Estate.read(self.id, self.profile.region, self.ledger.entries()), launches, None)
             if not receipt.remaining:
@@ -347,9 +355,13 @@ class Session:
         """Tear everything down, then let go. Blocks; harmless when repeated. Raises StillBilling."""
         if self.closed:
             return Receipt()
+        return self._end_by(self.teardown_all())
+
+    def _end_by(self, teardown: Coroutine[Any, Any, Receipt]) -> Receipt:
+        """Wait for a teardown, then let go: well only where it has proved all gone."""
         well = False
         try:
-            receipt = self.submit(self.teardown_all(), "teardown").result()
+            receipt = self.submit(teardown, "teardown").result()
             well = True
             return receipt
         finally:
@@ -376,14 +388,7 @@ class Session:
         """The end of a process some of whose launches are left to their fuses."""
         names = ", ".join(f"launch {one.uuid}" for one in kept)
         display.say(f'{names} goes on: its lifetime is "fuse". {LEFT}')
-        others = [one for one in running if one not in kept]
-        well = False
-        try:
-            receipt = self.submit(self.teardown(others), "teardown").result() if others else Receipt()
-            well = True
-            return receipt
-        finally:
-            self._leave(well=well)
+        return self._end_by(self.teardown([one for one in running if one not in kept]))
 
 
 _living: dict[Session, None] = {}  # a session is kept until it ends, whoever has let go of it, and not for longer

@@ -25,7 +25,7 @@ from ..machines import Machine, Machines
 from ..reach.command import Command, command
 from ..session import Session, current
 from ..spot import Commands, asked, bring_up_spots
-from ..states import MachineState
+from ..states import SETTLED, MachineState
 from ..upkeep.retiring import retirable
 from .homes import Lodging, Saved, place
 from .standing import NOTE, STEPS, Step, Where, missing, note, noted, surplus
@@ -91,7 +91,7 @@ class Standby:
         self._conductors: list[Conductor] = []
         self._coming = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tending: asyncio.Task[None] | None = None
+        self._tending: asyncio.Task[None]
         self._news = asyncio.Event()  # for the task behind
         self._changed = asyncio.Event()  # for those who wait for a machine; a new one each time
         self._used = time.time()
@@ -222,7 +222,15 @@ class Standby:
                     self._spawn(self._set_up(member, self._configure))
         self._tending = asyncio.get_running_loop().create_task(self._tend(), name=f"standby {self.name}")
         self.session.keep(self._stop)
-        self.session.before_end(lambda: self._lodging.farewell(self._lodgers()))
+        self.session.before_end(self._farewell)
+
+    async def _farewell(self) -> None:
+        """The session ends everything. A launch that was begun from now on would outlive that, and nobody would be left to take of it."""
+        self._closed = True
+        self._tending.cancel()
+        for one in [each for conductor in self._conductors for each in conductor.family() if each.core.state not in SETTLED]:
+            one.cancel()
+        await self._lodging.farewell(self._lodgers())
 
     async def _tend(self) -> None:
         """Round after round: what has gone, what is missing, what is too much."""
@@ -386,7 +394,7 @@ class Standby:
         """Nothing is brought up any more."""
         LISTS.pop((self.session.id, self.name), None)
         self._closed = True
-        tasks = [*self._tasks, *([self._tending] if self._tending is not None else [])]
+        tasks = [*self._tasks, self._tending]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

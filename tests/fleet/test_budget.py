@@ -95,6 +95,36 @@ def test_reaching_the_budget_tears_everything_down(fake_session, monkeypatch, wa
     assert session.cost().machines == 0
 
 
+def test_a_teardown_for_the_budget_that_could_not_end_all_is_made_again_until_it_has(fake_session, monkeypatch, wait_for):
+    said = []
+    monkeypatch.setattr(display, "say", said.append)
+    monkeypatch.setattr(fuse, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("fleetctl.upkeep.books.AGAIN_SECONDS", 0.01)
+    session = fake_session(FakeAws())
+    launch = bring_up_spots(SMALL, 2, "true", session=session)
+    kept, _ = launch.result(10).succeeded
+    session.aws.protected.add(kept.instance_id)
+    session.budget = launch.cost().so_far
+    wait_for(lambda: sum("StillBilling" in one or "the teardown for the budget" in one for one in said) >= 2)
+    assert session.aws.alive()
+    session.aws.protected.clear()
+    wait_for(lambda: not session.aws.left() and "all seen gone" in said[-1])
+
+
+def test_a_budget_that_is_raised_ends_the_tries(fake_session, monkeypatch, wait_for, tasks_of):
+    said = []
+    monkeypatch.setattr(display, "say", said.append)
+    monkeypatch.setattr(fuse, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("fleetctl.upkeep.books.AGAIN_SECONDS", 0.01)
+    session = fake_session(FakeAws())
+    launch = bring_up_spots(SMALL, 1, "true", session=session)
+    session.aws.protected |= {one.instance_id for one in launch.result(10).succeeded}
+    session.budget = launch.cost().so_far
+    wait_for(lambda: any("the teardown for the budget" in one for one in said))
+    session.budget = None
+    wait_for(lambda: "budget" not in tasks_of(session))
+
+
 def test_a_machine_that_ends_by_itself_is_shown_as_ended(fake_session, monkeypatch, wait_for):
     monkeypatch.setattr(fuse, "RETRY_SECONDS", 0.01)
     session = fake_session(FakeAws())

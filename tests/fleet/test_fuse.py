@@ -179,6 +179,48 @@ def test_a_teardown_ends_the_writing_before_the_bucket_goes(fake_session, tasks_
     assert session.aws.count("put_object") <= 1
 
 
+def test_a_launch_that_is_begun_during_a_teardown_is_looked_after_when_that_is_over(fake_session, monkeypatch, wait_for):
+    monkeypatch.setattr(fuse, "RETRY_SECONDS", 0.01)
+    session = fake_session(FakeAws())
+    up(session, hours=5)
+    held = asyncio.Event()
+
+    async def hold(service, operation, parameters):
+        if operation == "terminate_instances":
+            await held.wait()
+
+    session.aws.before = hold
+    ending = session.submit(session.teardown_all(), "teardown")
+    wait_for(lambda: "terminate_instances" in session.aws.calls)
+    launch = bring_up_spots(REQUEST, 1, "true", session=session, hours=5)
+    former = session.aws.buckets.copy()
+    session.loop.call_soon_threadsafe(held.set)
+    assert ending.result(30).remaining == ()
+    launch.result(10)
+    wait_for(lambda: session.aws.buckets and former.keys().isdisjoint(session.aws.buckets))
+    assert list(read(session)[1]) == [str(launch.uuid)]
+
+
+def test_an_extension_during_a_teardown_comes_too_late_and_makes_nothing(fake_session, wait_for):
+    session = fake_session(FakeAws())
+    launch = up(session)
+    held = asyncio.Event()
+
+    async def hold(service, operation, parameters):
+        if operation == "terminate_instances":
+            await held.wait()
+
+    session.aws.before = hold
+    ending = session.submit(session.teardown_all(), "teardown")
+    wait_for(lambda: "terminate_instances" in session.aws.calls)
+    extension = launch.extend(1)
+    session.loop.call_soon_threadsafe(held.set)
+    assert ending.result(30).remaining == ()
+    with pytest.raises(RequestInvalid, match="nothing to extend"):
+        extension.result(10)
+    assert session.aws.buckets == {}
+
+
 def test_every_display_warns_ten_minutes_before_the_end(fake_session, monkeypatch, wait_for):
     said = []
     monkeypatch.setattr(display, "say", said.append)

@@ -1,11 +1,13 @@
 """A free list on a real cloud: handed out at once, refilled behind, cleaned, replaced when lost, gone on with, ended."""
 
 import asyncio
+import threading
 
 import pytest
+from fake_aws import REQUEST, FakeAws, nothing, refusal
 
 from fleetctl import Standby, attach, bring_up_one_spot, teardown_all
-from fleetctl.errors import CommandFailed, FleetError, RequestInvalid
+from fleetctl.errors import BadRequest, CommandFailed, FleetError, RequestInvalid
 from fleetctl.launching import proving, readiness
 from fleetctl.session import Session
 from fleetctl.states import MachineState
@@ -144,3 +146,31 @@ async def test_a_list_waits_for_its_machines_in_the_way_that_it_is_told(session,
         assert machine.via is door
         assert (await machine.run("echo here")).stdout == "here\n"
     await teardown_all(session=session)
+
+
+def test_who_wants_a_machine_during_a_teardown_of_everything_gets_none_and_makes_none(fake_session, wait_for):
+    session = fake_session(FakeAws(fill=1e6))
+    reached, held = threading.Event(), asyncio.Event()
+
+    async def refused(service, operation, parameters):
+        if operation == "request_spot_instances":
+            raise refusal(BadRequest, service, operation, "InvalidParameterValue")
+
+    async def slow():
+        reached.set()
+        await held.wait()
+
+    session.aws.before = refused
+    standby = Standby(REQUEST, 1, session=session)
+    wait_for(lambda: "InvalidParameterValue" in repr(standby))
+    session.aws.before = nothing
+    session.before_end(slow)
+    ending = teardown_all(session=session)
+    assert reached.wait(20)
+    taking = standby.take()
+    session.loop.call_soon_threadsafe(held.set)
+    assert ending.result(30).remaining == ()
+    with pytest.raises(FleetError, match="closed"):
+        taking.result(20)
+    assert len(session.launches) == 1
+    assert session.aws.left() == set()
