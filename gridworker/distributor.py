@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
 import time
 
 from .errors import GridFull, GridUnreachable
 from .limits import DEAD_MS, KEPT_MOST, RESULT_MS, TRIES
 from .links import lift, link
 from .node import lost, reap
-from .store import Script
+from .store import Script, readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class Distributor:
                 self._reconnect()
             except GridFull as error:       # there is no room for the report; reaping and hoisting have been done
                 log.warning("distributor %s: %s", self.node.name, error)
-            select.select([self._bell], [], [], self.period)
+            readable(self._bell, self.period)
 
     def _reconnect(self) -> None:
         try:

@@ -20,6 +20,7 @@ from contextlib import suppress
 
 from .errors import GridUnreachable
 from .interrupts import Held
+from .store import readable
 from .waits import Wait
 
 TICK_SECONDS = 0.05
@@ -219,7 +220,7 @@ class Reading:
 
     def pause(self, seconds: float) -> None:
         """Between attempts to connect: that long, or until it is woken. By the background thread."""
-        if select.select([self._out], [], [], seconds)[0]:
+        if readable(self._out, seconds):
             self._drain()
 
     def close(self) -> None:

@@ -166,6 +166,13 @@ class Parser:
         return self._reader.gets()
 
 
+def readable(descriptor: int, seconds: float = 0.0) -> bool:
+    """Whether a read would not wait, within so many seconds. Not by `select`, which knows descriptors below 1,024 only."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))
+
+
 class Connection:
     """A blocking connection that speaks when spoken to. Not for two threads at once.
 
@@ -280,7 +287,7 @@ class Connection:
 
     def readable(self) -> bool:
         """Whether a read would find something at once."""
-        return bool(select.select([self.fileno()], [], [], 0)[0])
+        return readable(self.fileno())
 
     def another(self, name: str) -> Connection:
         """A connection to the same server with the same rights, not open yet."""

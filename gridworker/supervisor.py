@@ -25,7 +25,7 @@ from .errors import GridDenied, GridError, GridUnreachable
 from .keys import LEAVE, checked
 from .limits import ALONE_MS, TRIES
 from .node import NOBODY, SEVERAL, Node, lost, reap
-from .store import Connection, Script
+from .store import Connection, Script, readable
 from .tally import Paces, shared
 
 TYPE_CHECKING = False
@@ -311,5 +311,5 @@ def die_with(pipe: int) -> None:
     if hasattr(fcntl, "F_SETSIG"):
         fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)       # else SIGIO, which ends a process too
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([pipe], [], [], 0)[0]:                     # it was closed before we could listen
+    if readable(pipe):                                          # it was closed before we could listen
         os._exit(LEFT)

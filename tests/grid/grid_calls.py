@@ -368,3 +368,20 @@ def aio_after_a_wait(x: int) -> Any:
 
 async def aio_generates() -> Any:
     yield 1
+
+
+def take_descriptors(below: int) -> list[int]:
+    """Takes all descriptors below that one."""
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    while taken[-1] < below:
+        taken.append(os.dup(taken[0]))
+    return taken
+
+
+def keep_descriptors(below: int) -> int:
+    """The same, for as long as the worker lives, whose process it names."""
+    kept_descriptors.extend(take_descriptors(below))
+    return os.getpid()
+
+
+kept_descriptors: list[int] = []
