@@ -84,6 +84,20 @@ def test_a_killed_scripts_session_is_torn_down(guarded, home, left, ours, wait_f
     assert "all seen gone" in (home / "sidecars" / f"{session}.log").read_text()
 
 
+def test_what_could_not_be_ended_at_first_is_ended_later(guarded, home, left, ours, near, wait_for):
+    process, session, sidecar = guarded("up(1); show(); time.sleep(600)")
+    [machine], ec2 = ours(session), near.way.boto3().client("ec2")
+    ec2.modify_instance_attribute(InstanceId=machine, DisableApiTermination={"Value": True})
+    process.kill()
+    log = home / "sidecars" / f"{session}.log"
+    wait_for(lambda: "NOT proved gone" in log.read_text(), 60)
+    assert runs(sidecar)
+    ec2.modify_instance_attribute(InstanceId=machine, DisableApiTermination={"Value": False})
+    wait_for(lambda: ended(home, session), 60)
+    assert left(session) == set()
+    wait_for(lambda: not runs(sidecar))
+
+
 def test_a_launch_whose_lifetime_is_the_fuse_is_left_and_the_others_are_not(guarded, ours, home, wait_for):
     process, session, sidecar = guarded("""
         kept, other = up(1, lifetime="fuse"), up(1)
