@@ -246,7 +246,7 @@ class Session:
 
     async def teardown_machines(self, parts: Parts) -> Receipt:
         """End some machines of launches that go on."""
-        receipt = await retire(self.call, self.id, self.profile.region, self.ledger.entries(), parts, self._rate)
+        receipt = await retire(self.call, self.id, self.profile.region, self.ledger.entries(), parts, self._cost_of)
         attempt(self.ledger.seen_gone, receipt.proved)
         return self._checked(receipt)
 
@@ -292,20 +292,20 @@ class Session:
             for one in launches:
                 one.feed(Ended(tuple(ids)))
 
-        receipt = await end(self.call, estate, rate=self._rate, on_listed=listed, on_gone=gone, launches=only)
+        receipt = await end(self.call, estate, cost=self._cost_of, on_listed=listed, on_gone=gone, launches=only)
         attempt(self.ledger.seen_gone, receipt.proved)
         if not receipt.remaining:
             for one in launches:
                 one.feed(Ended((), all=True))
         return receipt
 
-    def _rate(self, row: dict[str, Any]) -> float:
-        """USD an hour of a described instance."""
+    def _cost_of(self, row: dict[str, Any]) -> float:
+        """USD that a described instance has cost: until its end, where that is known, and nothing if it never ran."""
         for one in self.launches:
-            slot = one.core.by_instance.get(row["InstanceId"])
-            if slot is not None and (span := one.bill.span(slot)) is not None:
-                return span.average(time.time())
-        return described(row, self._books.tariff).average(time.time())
+            if (slot := one.core.by_instance.get(row["InstanceId"])) is not None:
+                span = one.bill.span(slot)
+                return 0.0 if span is None else span.cost(time.time())
+        return described(row, self._books.tariff).cost(time.time())
 
     @staticmethod
     def _checked(receipt: Receipt) -> Receipt:

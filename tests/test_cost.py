@@ -71,13 +71,6 @@ def test_what_is_paid_for_two_times_in_a_row_is_what_is_paid_for_both(steps, mom
         assert paid(steps, began, middle) + paid(steps, middle, ended) == pytest.approx(paid(steps, began, ended), abs=1e-6)
 
 
-@given(steps, times, times, rates)
-def test_the_average_times_the_time_is_the_cost(steps, one, other, volumes):
-    began, now = sorted((one, other))
-    lived = Span(began, None, steps, volumes)
-    assert usage(now - began, lived.average(now)) == pytest.approx(lived.cost(now), abs=1e-6)
-
-
 def test_a_machine_whose_price_nobody_knows_is_counted_as_such_and_not_as_nothing():
     cost = total([Span(0, None, ()), span(0, None, 1.0)], HOUR)
     assert cost.unpriced == 1

@@ -29,7 +29,6 @@ from typing import Any
 
 from ..cloud import ec2
 from ..errors import AwsError, NotFound
-from ..money.cost import usage
 from . import nat
 from .estate import SPOT, Estate
 from .kinds import Thing, kind_of_id
@@ -49,24 +48,24 @@ PROTECTED = "OperationNotPermitted"
 
 Listed = Callable[[Sequence[dict[str, Any]]], None]
 Gone = Callable[[Sequence[str]], None]
-Rate = Callable[[dict[str, Any]], float]
+CostOf = Callable[[dict[str, Any]], float]
 
 
 async def end(
     call: ec2.Call,
     estate: Estate,
     *,
-    rate: Rate,
+    cost: CostOf,
     on_listed: Listed = lambda rows: None,
     on_gone: Gone = lambda ids: None,
     launches: Collection[str] | None = None,
 ) -> Receipt:
     """End everything of the estate and return the receipt. Never raises for what AWS refuses: that stands in `receipt.remaining`.
 
-    `rate` gives USD an hour of a described instance; `on_listed` and `on_gone` hear of listings and of instances seen to be gone;
+    `cost` gives USD that a described instance has cost so far; `on_listed` and `on_gone` hear of listings and of instances seen to be gone;
     `launches` limits what the tags find to those launches.
     """
-    machines = Machines(call, estate, rate, on_listed, on_gone, launches)
+    machines = Machines(call, estate, cost, on_listed, on_gone, launches)
     freeing = asyncio.gather(*(nat.release(call, one, estate.session, estate.region) for one in sorted(estate.held)))
     things, freed, _ = await asyncio.gather(end_things(call, estate), freeing, machines.end())
     things += freed
@@ -119,8 +118,10 @@ async def _end_found(call: ec2.Call, estate: Estate, ids: Iterable[str], machine
 class Machines:
     """The spot requests, fleets and instances of an estate, on the way to their end."""
 
-    def __init__(self, call: ec2.Call, estate: Estate, rate: Rate, on_listed: Listed, on_gone: Gone, only: Collection[str] | None) -> None:
-        self.call, self.estate, self.rate, self.on_listed, self.on_gone, self.only = call, estate, rate, on_listed, on_gone, only
+    def __init__(
+        self, call: ec2.Call, estate: Estate, cost: CostOf, on_listed: Listed, on_gone: Gone, only: Collection[str] | None
+    ) -> None:
+        self.call, self.estate, self.cost, self.on_listed, self.on_gone, self.only = call, estate, cost, on_listed, on_gone, only
         self.requests = {key: Line("spot request", key, estate.region) for key in estate.requests}
         self.fleets = {key: Line("fleet", key, estate.region) for key in estate.fleets}
         self.instances = {key: Line("instance", key, estate.region) for key in estate.instances}
@@ -361,9 +362,9 @@ class Machines:
             self.kept.update(outliving(row))
             if state in ("pending", "running"):  # its fleet's deletion has not reached it
                 self.with_fleet.discard(one)
-            cost = usage(now - row["LaunchTime"].timestamp(), self.rate(row))
             proof = self.instances[one].proof if one in self.refused and state != "terminated" else state
-            self.instances[one] = replace(self.instances[one], proof=proof, cost=cost, gone=now if state == "terminated" else None)
+            gone = now if state == "terminated" else None
+            self.instances[one] = replace(self.instances[one], proof=proof, cost=self.cost(row), gone=gone)
         for one in {*waiting} - {row["InstanceId"] for row in rows}:
             if one in self.ended:
                 self.instances[one] = replace(self.instances[one], proof=self.ended[one], gone=now)

@@ -59,11 +59,6 @@ class Span:
         end = now if self.ended is None else self.ended
         return paid(self.steps, self.began, end) + usage(end - self.began, self.volumes + self.address)
 
-    def average(self, now: float) -> float:
-        """USD an hour over all its time."""
-        end = now if self.ended is None else self.ended
-        return self.cost(now) * 3600 / max(end - self.began, MINIMUM_SECONDS)
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:

@@ -124,8 +124,8 @@ async def _end_at(
         call: Call = aws.call if ledger is None else Journal(aws, ledger)
         try:
             await _same_account(call, record, entries)
-            rate = await _rate(call, entries)
-            total += await end(call, Estate.read(record.id, region, entries, only), rate=rate, launches=only)
+            cost = await _cost_of(call, entries)
+            total += await end(call, Estate.read(record.id, region, entries, only), cost=cost, launches=only)
         finally:
             await aws.close()
     return total
@@ -155,8 +155,8 @@ def _account(entry: Entry) -> str:
     return arn.split(":")[4] if arn.count(":") >= 5 else ""
 
 
-async def _rate(call: Call, entries: tuple[Entry, ...]) -> Callable[[dict[str, Any]], float]:
-    """USD an hour of a described instance over all its time, by what AWS tells of the prices since the session began; 0 without them."""
+async def _cost_of(call: Call, entries: tuple[Entry, ...]) -> Callable[[dict[str, Any]], float]:
+    """USD that a described instance has cost, by what AWS tells of the prices since the session began; 0 without them."""
     types, tariff = instance_types(entries), Tariff()
     began = min((entry.at for entry in entries), default=time.time())
     try:
@@ -164,7 +164,7 @@ async def _rate(call: Call, entries: tuple[Entry, ...]) -> Callable[[dict[str, A
             tariff = tariff.joined(await ec2.spot_prices(call, types, datetime.fromtimestamp(began, UTC)))
     except AwsError as error:
         log.warning("spot prices are not known, so the receipt has no costs of spot machines: %s", error.what)
-    return lambda row: described(row, tariff).average(time.time())
+    return lambda row: described(row, tariff).cost(time.time())
 
 
 def profile_of(record: SessionRecord, home: Path) -> Profile | None:

@@ -121,6 +121,6 @@ async def _reap(profile: Profile, found: Sequence[Found], over: Sequence[Found],
         whole = all(one in over for one in found if one.session == session)
         launches = None if whole else orphans.launches(mine)
         estate = Estate.read(session, region, orphans.entries(mine, time.time()), launches)
-        total += await _at(profile, region, partial(end, estate=estate, rate=lambda row: 0.0, launches=launches))
+        total += await _at(profile, region, partial(end, estate=estate, cost=lambda row: 0.0, launches=launches))
     stopped = [await _at(profile, one.region, partial(nat.release, instance=one.id, session="", region=one.region)) for one in unused]
     return total + Receipt(tuple(stopped))

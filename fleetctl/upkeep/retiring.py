@@ -44,7 +44,7 @@ def retirable(launches: Iterable[Conductor], machines: Collection[Machine]) -> P
 
 
 async def retire(
-    call: ec2.Call, session: str, region: str, entries: Iterable[Entry], parts: Parts, rate: Callable[[dict[str, Any]], float]
+    call: ec2.Call, session: str, region: str, entries: Iterable[Entry], parts: Parts, cost: Callable[[dict[str, Any]], float]
 ) -> Receipt:
     """End these machines. Never raises for what AWS refuses to end: that stands in `receipt.remaining`. AwsError where it takes nothing."""
     launches = {str(launch.uuid) for launch in parts}
@@ -57,6 +57,6 @@ async def retire(
         for launch in parts:
             launch.feed(Ended(tuple(ids)))
 
-    machines = ending.Machines(call, Estate(session, region, instances=instances, keeps=keeps), rate, lambda rows: None, gone, launches)
+    machines = ending.Machines(call, Estate(session, region, instances=instances, keeps=keeps), cost, lambda rows: None, gone, launches)
     await machines.end()
     return Receipt(tuple(machines.lines()))

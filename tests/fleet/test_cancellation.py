@@ -182,7 +182,7 @@ def test_a_session_that_is_left_at_any_call_leaves_no_task_and_no_waiter_and_wha
             assert "fleetctl down" in str(launch.exception()), held.at
         cloud.before = nothing
         [record] = [one for one in sessions(session.ledger.path.parent) if one.id == session.id]
-        receipt = asyncio.run(end(cloud.call, Estate.read(session.id, "us-east-1", record.entries), rate=lambda row: 0.0))
+        receipt = asyncio.run(end(cloud.call, Estate.read(session.id, "us-east-1", record.entries), cost=lambda row: 0.0))
         assert cloud.left() == set(), held.at
         assert {line.thing for line in receipt.remaining} <= {"launch call"}, held.at
 

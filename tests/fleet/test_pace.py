@@ -112,7 +112,7 @@ def test_a_teardown_costs_at_most_six_calls_and_one_for_each_half_minute_that_in
         cloud = FakeAws(end=seconds)
         await bring_up(cloud, n)
         before, began = cloud.ec2_calls(), asyncio.get_running_loop().time()
-        receipt = await end(cloud.call, estate(cloud), rate=lambda row: 0.003)
+        receipt = await end(cloud.call, estate(cloud), cost=lambda row: 0.003)
         assert receipt.remaining == ()
         assert asyncio.get_running_loop().time() - began >= seconds  # an accepted call is no proof
         assert len(receipt.found) == 2 * n
@@ -128,7 +128,7 @@ def test_that_an_instance_is_not_to_be_seen_proves_nothing_and_it_is_looked_for_
         await bring_up(cloud, 2)
         unseen, other = sorted(cloud.instances)
         cloud.instances.pop(unseen)
-        receipt = await end(cloud.call, estate(cloud), rate=lambda row: 0.003)
+        receipt = await end(cloud.call, estate(cloud), cost=lambda row: 0.003)
         assert [line.id for line in receipt.remaining] == [unseen]
         assert other in {line.id for line in receipt.found if line.gone is not None}
         assert ending.PROOF_SECONDS <= asyncio.get_running_loop().time() <= ending.PROOF_SECONDS + 60

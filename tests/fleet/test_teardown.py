@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import time
 import weakref
+from datetime import UTC, datetime
 
 import pytest
 from fake_aws import REQUEST, FakeAws, profile, refusal
@@ -13,6 +15,7 @@ from fleetctl.ending import estate
 from fleetctl.ending import teardown as ending
 from fleetctl.errors import AwsError, Denied, Network, NotFound, Throttled
 from fleetctl.ledger import Entry
+from fleetctl.lifecycle import Ended
 from fleetctl.messages import Phase
 from fleetctl.session import Session
 
@@ -316,6 +319,25 @@ def test_an_estate_is_what_was_made_less_what_was_proved_gone():
     assert made_of.unsure == {"N": (7.0, 1, "request_spot_instances")}
     assert made_of.things == [("parameter", "p")]
     assert [one.seq for one in made_of.unsure_things] == [2]
+
+
+def test_a_receipt_counts_a_machine_that_ended_by_itself_until_its_end(fake_session):
+    session = fake_session(FakeAws())
+    launch = bring_up_spots(REQUEST, 2, "true", session=session)
+    ended, lives = launch.result(10).succeeded
+    now = time.time()
+    for machine in (ended, lives):
+        machine._slot.launched = now - 7200
+        session.aws.instances[machine.instance_id]["LaunchTime"] = datetime.fromtimestamp(now - 7200, UTC)
+
+    async def end():
+        launch._conductor.feed(Ended((ended.instance_id,)))
+
+    session.submit(end(), "end").result(10)
+    ended._slot.gone = now - 3600
+    cost = {line.id: line.cost for line in down(session).lines}
+    assert cost[ended.instance_id] == pytest.approx(cost[lives.instance_id] / 2, rel=0.01)
+    assert cost[lives.instance_id] > 2 * 0.0031
 
 
 def test_a_receipt_of_failed_machines_has_what_they_cost(fake_session):
