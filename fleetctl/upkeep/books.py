@@ -16,9 +16,10 @@ from typing import Any, Protocol
 from .. import display
 from ..cloud import ec2
 from ..ending.receipt import Receipt
+from ..ending.teardown import FORGOTTEN_SECONDS
 from ..errors import AwsError, StillBilling
 from ..launching.launch import Conductor
-from ..lifecycle import SETTLED, LaunchState
+from ..lifecycle import SETTLED, Ended, LaunchState
 from ..money import budget
 from ..money.cost import Cost, total
 from ..money.prices import Tariff
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 PRICES_SECONDS = 3600.0  # how long a told spot price is taken for the present one
 LISTING_SECONDS = 300.0
+PATIENCE_SECONDS = 30.0  # for a listing: the budget is looked at after it
 AGAIN_SECONDS = 60.0  # to the next try of a teardown that could not prove everything gone
 
 
@@ -96,27 +98,43 @@ class Books:
             return self.tariff
 
     async def tick(self) -> None:
-        """What is due: the end, where the budget is reached; a listing; prices. Never raises for what AWS refuses."""
-        if budget.reached(self.cost()) and (self._ending is None or self._ending.done()):
-            self._ending = asyncio.get_running_loop().create_task(self._end(), name="budget")
+        """What is due: a listing; the end, where the budget is reached; prices. Never raises for what AWS refuses."""
         launches = [one for one in self._desk.launches if one.core.state is not LaunchState.ENDED]
         running = [one for one in launches if any(slot.alive for slot in one.core.all())]
-        clock = asyncio.get_running_loop().time()
-        if running and clock >= self._next_listing and all(one.core.state in SETTLED for one in launches):
-            first, self._next_listing = not self._next_listing, clock + LISTING_SECONDS
-            if not first:
-                await self._list(running)
+        if any(one.core.state in SETTLED for one in running) and self._due():  # the others list themselves
+            await self._list(running)
+        if budget.reached(self.cost()) and (self._ending is None or self._ending.done()):
+            self._ending = asyncio.get_running_loop().create_task(self._end(), name="budget")
         for one in running:
             await one.renew_prices()
 
+    def _due(self) -> bool:
+        """Whether it is time for a listing; not at the first look. By the time of day, for a computer that has slept is far behind."""
+        now, before = time.time(), self._next_listing
+        if now < before <= now + LISTING_SECONDS:
+            return False
+        self._next_listing = now + LISTING_SECONDS
+        return before > 0
+
     async def _list(self, launches: Sequence[Conductor]) -> None:
+        """Whatever has ended is told its launch, what AWS has forgotten since too; of that, the hard end bounds what it has cost."""
+        call, old = self._desk.call, time.time() - FORGOTTEN_SECONDS
         try:
-            rows = await ec2.instances_with(self._desk.call, f"tag:{ec2.SESSION_TAG}", [self._desk.id])
-        except AwsError as error:
-            log.warning("what runs could not be listed, so costs are shown as if all of it did: %s", error.what)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                rows = await ec2.instances_with(call, f"tag:{ec2.SESSION_TAG}", [self._desk.id])
+                shown = {row["InstanceId"] for row in rows}
+                missing = {id: slot for one in launches for id, slot in one.core.by_instance.items()
+                           if slot.alive and id not in shown and (slot.launched or old) < old}  # fmt: skip
+                rows += await ec2.instances(call, list(missing)) if missing else []  # such as could not be tagged
+        except (AwsError, TimeoutError) as error:
+            log.warning("what runs could not be listed, so costs are shown as if all of it did: %s", error)
             return
+        gone = missing.keys() - {row["InstanceId"] for row in rows}
         for one in launches:
             one.listed(rows)
+            one.feed(Ended(tuple(gone)))
+            for slot in (one.core.by_instance[id] for id in gone & one.core.by_instance.keys()):
+                slot.gone = min(time.time(), max(one.expires, slot.launched or 0.0))
 
     async def _end(self) -> None:
         """The budget is reached: everything ends, in several tries if need be, and whoever looks at this process hears of it."""

@@ -141,6 +141,45 @@ def test_a_machine_that_ends_by_itself_is_shown_as_ended(fake_session, monkeypat
     assert machine.state == "gone"
 
 
+def test_a_launch_that_waits_for_capacity_keeps_nobody_from_seeing_that_others_machines_have_ended(fake_session, monkeypatch, wait_for):
+    monkeypatch.setattr(fuse, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("fleetctl.upkeep.books.LISTING_SECONDS", 0.05)
+    session = fake_session(FakeAws())
+    machine = bring_up_one_spot(REQUEST, "true", session=session).result(10)
+    session.aws.fill = 1e6
+    bring_up_one_spot(REQUEST, "true", session=session, minutes=7 * 24 * 60)
+
+    async def end():
+        session.aws._end_instance(machine.instance_id, "Client.InstanceInitiatedShutdown")
+
+    session.submit(end(), "end").result(10)
+    wait_for(lambda: session.cost().machines == 0, 20)
+    assert machine.state == "gone"
+
+
+def test_what_ended_while_the_computer_slept_costs_until_its_hard_end_at_most_and_spends_no_budget(fake_session, monkeypatch, wait_for):
+    """A night later AWS does not show it any more."""
+    said = []
+    monkeypatch.setattr(display, "say", said.append)
+    monkeypatch.setattr(fuse, "RETRY_SECONDS", 0.01)
+    session = fake_session(FakeAws(), budget=1.0)
+    old, lives = (bring_up_one_spot(SMALL, "true", session=session, price=price).result(10) for price in (0.0941, 0.01))
+    [first, _] = session.launches
+    hourly = first.bill.spans([old._slot])[0].per_hour
+    wait_for(lambda: session._books._next_listing > 0)
+
+    async def sleep():
+        del session.aws.instances[old.instance_id]
+        night = 400 * 3600
+        first.expires, old._slot.launched = old._slot.launched + 7200 - night, old._slot.launched - night
+        session._books._next_listing -= night
+
+    session.submit(sleep(), "sleep").result(10)
+    wait_for(lambda: old.state == "gone", 20)
+    assert session.cost().so_far == pytest.approx(2 * hourly, rel=0.02)
+    assert lives.state == "ready" and not any("budget" in one for one in said), "it was never reached"
+
+
 def test_costs_are_in_every_display(fake_session):
     session = fake_session(FakeAws(), budget=5.0)
     launch = bring_up_spots(REQUEST, 2, "true", session=session)
