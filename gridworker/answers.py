@@ -60,9 +60,12 @@ class Answer(Stays, Generic[T_co]):
         plain function next waits for other calls. With `kill`, a worker that goes on computing it for another second or two is killed, and
         started again; other calls that it held are run elsewhere.
         """
-        return self._take_back is not None and self._take_back(self.wait, kill)
+        take_back = self._take_back
+        return take_back is not None and take_back(self.wait, kill)
 
     def _over(self, wait: Wait) -> None:
+        if wait.over:
+            self._take_back = None              # an answer that is there does not hold its grid
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()

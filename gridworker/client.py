@@ -8,26 +8,24 @@ to. Requests are idempotent, so after a broken connection or a long silence ever
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .answers import Nothing
 from .culprit import Stays
 from .embedded import embed
 from .errors import GridClosed, GridError, GridUnreachable
 from .forked import watch
-from .here import enter, leave
 from .interrupts import Held
-from .keeping import Keeping, fatal
+from .keeping import Keeping
 from .keys import Keys, checked
 from .limits import HEARD_MOST
+from .living import Living, weakly
 from .looking import Looking
 from .messages import ID, Failure
 from .naming import named
@@ -48,11 +46,10 @@ if TYPE_CHECKING:
 BATCH_MOST = 500
 ON_THEIR_WAY = 2          # batches sent and not acknowledged
 SILENCE_SECONDS = 15.0    # then what is unanswered is asked again
-PATIENCE_SECONDS = 60.0   # how long a lost server is looked for
 POOL = "pool"             # where calls go that name no pool
 
 
-class Grid(Verbs, Looking, Keeping, Stays):
+class Grid(Living, Verbs, Looking, Keeping, Stays):
     """One grid, seen by a client. `with` and `async with` close it. Its methods may be called from any thread.
 
     `Grid()` is a grid of this machine's own: a server and workers, one per core or as many as `workers` says, that end with it.
@@ -63,7 +60,7 @@ class Grid(Verbs, Looking, Keeping, Stays):
     def __init__(self, url: str | None = None, *, password: str | None = None, key: str | bytes | None = None, namespace: str = "grid",
                  name: str | None = None, workers: int | None = None, pool: str = POOL, trace: bool = False) -> None:
         self.pool, self.trace = checked("pool", pool), trace
-        self._embedded = embed(url, workers, pool, namespace, self._lost)
+        self._embedded = embed(url, workers, pool, namespace, weakly(self._lost, None))
         if self._embedded is not None:
             url, password, key = self._embedded.server.url, self._embedded.server.password, self._embedded.key
         assert url is not None
@@ -72,8 +69,8 @@ class Grid(Verbs, Looking, Keeping, Stays):
         self.seal = Seal(key_from(key or read_secret(os.environ)[1]))
         self.name = "c." + (checked("client", name) if name else os.urandom(8).hex())
         self._lock = threading.Lock()
-        self._functions = Functions()
-        self._waits = Waits(self.seal, lambda data: named(data, self._functions, self.seal))
+        self._functions = functions = Functions()
+        self._waits = Waits(seal := self.seal, lambda data: named(data, functions, seal))
         self._buffer: deque[tuple[str, str, bytes]] = deque()
         self._replies: deque[Callable[[Any], None]] = deque()
         self._flying = 0
@@ -87,14 +84,15 @@ class Grid(Verbs, Looking, Keeping, Stays):
         self._commands = Connection(self.address, secret, timeout=60.0, name=f"client:{self.name}")
         self._bell = Connection(self.address, secret, timeout=60.0, name=f"bell:{self.name}")
         self._keep(named=name is not None)
-        self._open, self._closing = False, False
+        self._open = False
         self._error: GridError | None = None
         self._connected = threading.Event()             # once: connected, or failed
         self._opened = threading.Event()                # while there is a connection
-        self._reading = Reading(self._busy, self._patience, self._after, self._idle, self._why, in_background=name is not None)
-        self._thread = threading.Thread(target=self._read, name=f"grid {namespace}", daemon=True)
+        self._reading = Reading(
+            weakref.ref(self), weakly(self._busy, False), weakly(self._patience, SILENCE_SECONDS), weakly(self._after, None),
+            weakly(self._idle, None), weakly(self._why, ""), weakly(self._is_closing, False), in_background=name is not None)  # fmt: skip
         watch(self)
-        self._thread.start()
+        self._live(f"grid {namespace}")
 
     @classmethod
     def connect(cls, url: str, *, password: str | None = None, key: str | bytes | None = None, namespace: str = "grid",
@@ -109,52 +107,6 @@ class Grid(Verbs, Looking, Keeping, Stays):
     def __repr__(self) -> str:
         state = "closed" if self._closing else "connected" if self._open else "not connected"
         return f"<Grid {self.keys.namespace} at {self.address.url} {state}, {len(self._waits)} calls unanswered>"
-
-    def __await__(self) -> Generator[Any, None, Grid]:
-        if not self._connected.is_set():
-            yield from asyncio.get_running_loop().run_in_executor(None, self._connected.wait).__await__()
-        return self._ready()
-
-    def _ready(self) -> Grid:
-        self._connected.wait()
-        if self._error is not None:
-            raise self._error
-        return self
-
-    def __enter__(self) -> Grid:
-        try:
-            return enter(self._ready())
-        except GridError:
-            self.close()
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
-        leave(self)
-        self.close()
-
-    async def __aenter__(self) -> Grid:
-        try:
-            return enter(await self)
-        except GridError:
-            self.close()
-            raise
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
-        leave(self)
-        self.close()
-
-    def close(self) -> Nothing:
-        """Ends the connections; answers that are not there yet raise GridClosed. May be awaited, and need not be."""
-        with self._lock:
-            if self._closing:
-                return Nothing()
-            self._closing = True
-        self._reading.wake()
-        self._thread.join(10.0)
-        self._reading.close()
-        if self._embedded is not None:
-            self._embedded.stop()
-        return Nothing()
 
     # requests
 
@@ -194,7 +146,7 @@ class Grid(Verbs, Looking, Keeping, Stays):
                 if pool not in self._vacancies.known and self._vacancies.asked(pool, time.monotonic(), timeout):
                     self._reading.wake()
             else:
-                answer.wait.over = True
+                answer.wait.release()
         if single and len(self._buffer) > BATCH_MOST:
             self._reading.glance()                      # what has been acknowledged lets more of many single requests go
         if durable and ids:
@@ -307,19 +259,13 @@ class Grid(Verbs, Looking, Keeping, Stays):
             self._error = error
             self._lose()
 
-    def _read(self) -> None:
-        try:
-            if self._embedded is not None:
-                self._embedded.start()
-            self._reconnect(0.0)
-            self._connected.set()
-            while not self._closing:
-                try:
-                    self._reading.background(lambda: self._closing)
-                except GridUnreachable:
-                    self._reconnect(PATIENCE_SECONDS)
-        except Exception as error:                      # whatever it is: nobody is to wait for what will never come
-            self._error = fatal(error)
+    def _begin(self) -> None:
+        if self._embedded is not None:
+            self._embedded.start()
+        self._reconnect(0.0)
+        self._connected.set()
+
+    def _end(self) -> None:
         with self._lock:
             if self._open:
                 self._send_heard()
@@ -358,7 +304,8 @@ class Grid(Verbs, Looking, Keeping, Stays):
                     self._first_look()
                 self._commands.call("SCRIPT", "LOAD", self._submit.text)
                 self._blobs.supply_again()
-                self._reading.attach({self._bell.fileno(): self._hear, self._commands.fileno(): self._acknowledge})
+                self._reading.attach({self._bell.fileno(): weakly(self._hear, None),
+                                      self._commands.fileno(): weakly(self._acknowledge, None)})
                 with self._lock:
                     self._open = True
                     self._again()
@@ -431,6 +378,10 @@ class Grid(Verbs, Looking, Keeping, Stays):
             return self._deadlines.seconds(self._vacancies.seconds(SILENCE_SECONDS, time.monotonic()))
 
     def _after(self) -> None:
+        if self._reading.hold is not None and not self._waits:
+            with self._lock:
+                if not self._waits and not self._closing:
+                    self._reading.hold = None
         if self._deadlines or self._codes or self._vacancies:
             with self._lock:
                 self._look_for_workers()

@@ -32,18 +32,20 @@ class Reading:
     """The role, the poll, and the pipe that wakes whoever is in it.
 
     `busy()` tells whether anything is unanswered; `patience()` how many seconds a poll may take; `after()` is called after each turn,
-    `idle()` when nothing has come for a while; `why(wait)` tells what may be the matter with a wait that lasts. `in_background`: only the
-    background thread reads.
+    `idle()` when nothing has come for a while; `why(wait)` tells what may be the matter with a wait that lasts; `over()` whether the client
+    is closing. None of these holds the `client`. `in_background`: only the background thread reads.
     """
 
-    def __init__(self, busy: Callable[[], bool], patience: Callable[[], float], after: Callable[[], None], idle: Callable[[], None],
-                 why: Callable[[Wait], str], *, in_background: bool = False) -> None:
+    def __init__(self, client: Callable[[], object], busy: Callable[[], bool], patience: Callable[[], float], after: Callable[[], None],
+                 idle: Callable[[], None], why: Callable[[Wait], str], over: Callable[[], bool], *, in_background: bool = False) -> None:
         self._busy, self._patience, self._after, self._idle, self._in_background = busy, patience, after, idle, in_background
-        self.why = why
+        self._client, self._over, self.why = client, over, why
+        self.hold: object = None                # the client, while somebody waits whom nothing else may refer to
+        self._bequeathed = self._finished = False
         self._role = threading.Lock()
         self._kick = threading.Lock()
         self._kick.acquire()
-        self._state = threading.Lock()
+        self._state = threading.RLock()         # a client may come to its end anywhere, here too
         self._resting = self._deep = False
         self._callers = False                   # threads that block would read for themselves
         self._led = 0
@@ -87,8 +89,28 @@ class Reading:
     def need(self) -> None:
         """Somebody waits who can't read: the background thread has to, now."""
         self._callers = False
+        self.hold = self._client()
         if self._resting:
             self._call()
+
+    def bequeath(self, client: object) -> bool:
+        """The background thread is to end this client, to which nobody refers any more. False if it has ended itself."""
+        with self._state:
+            if self._finished:
+                return False
+            self.hold, self._bequeathed = client, True
+            self.wake()
+        return True
+
+    def finish(self) -> object:
+        """The background thread ends: the client that is to be ended with it, or None."""
+        with self._state:
+            self._finished = True
+            left, self.hold = self.hold if self._bequeathed else None, None
+        return left
+
+    def _ended(self) -> bool:
+        return self._bequeathed or self._over()
 
     def lead(self, wait: Wait, timeout: float | None) -> None:
         """Reads until the wait is over, the time is, or somebody else has to read. Whoever has the role already keeps it."""
@@ -130,13 +152,13 @@ class Reading:
                 finally:
                     self._role.release()
 
-    def background(self, over: Callable[[], bool]) -> None:
-        """The background thread's reading, until `over()`. GridUnreachable when a connection breaks, whoever found out."""
-        while not over():
-            self._rest(over)
+    def background(self) -> None:
+        """The background thread's reading, until the client closes. GridUnreachable when a connection breaks, whoever found out."""
+        while not self._ended():
+            self._rest()
             with self._role:
                 self._drain()
-                while not over() and not self._broken and (not self._callers or self._busy()):
+                while not self._ended() and not self._broken and (not self._callers or self._busy()):
                     try:
                         served = self._turn(self._patience())
                     except GridUnreachable:
@@ -144,12 +166,12 @@ class Reading:
                         raise
                     if not served:
                         self._drain()
-                if self._broken and not over():
+                if self._broken and not self._ended():
                     raise GridUnreachable("the connection broke")
 
-    def _rest(self, over: Callable[[], bool]) -> None:
+    def _rest(self) -> None:
         idle = False
-        while self._callers and not self._broken and not self._woken and not over():
+        while self._callers and not self._broken and not self._woken and not self._ended():
             led = self._led
             with self._state:
                 self._resting, self._deep = True, idle

@@ -168,7 +168,7 @@ def test_a_client_that_breaks_tells_whoever_waits(monkeypatch: pytest.MonkeyPatc
         running = grid.request(time.sleep, 60)
         monkeypatch.setattr(grid._reading, "_after", lambda: [][0])      # a mistake of ours, in the thread that reads
         grid._reading.wake()
-        many = grid.request(abs, -3)
+        many = grid.request("nobody", abs, -3)
         gate = threading.Event()
         running._when_over(gate.set)
         assert gate.wait(20)

@@ -25,6 +25,10 @@ CELLS = [
     "grid.keys.code('*'))) < 10_000]",
     "answer = grid.request(caller, 2, trace=True)\nawait answer\ngrid.graph(answer)",
     "grid.status()",
+    "import os\nfirst = grid.status().nodes\ngrid = Grid(workers=2)\nawait grid.request(pow, 2, 3)",
+    "def alive(pid):\n    return os.path.exists(f'/proc/{pid}') and open(f'/proc/{pid}/stat').read().split()[2] != 'Z'\n"
+    "for _ in range(1000):\n    if not any(alive(node['pid']) for node in first.values()):\n        break\n    time.sleep(0.02)\n"
+    "len(first) > 0, all(alive(node['pid']) for node in grid.status().nodes.values()), any(alive(node['pid']) for node in first.values())",
     "from concurrent.futures import Executor\nwith grid.executor() as executor:\n    seen = list(executor.map(version, [1, 2]))\nseen",
     "grid.close()",
 ]
@@ -72,5 +76,9 @@ def test_graphs_are_pictures_and_the_status_a_table(cells: list[Any]) -> None:
     assert "2 nodes" in value(cells[9], "text/html") and "<table>" in value(cells[9], "text/html")
 
 
+def test_a_cell_that_makes_the_grid_anew_ends_the_earlier_one(cells: list[Any]) -> None:
+    assert value(cells[11]) == "(True, True, False)"
+
+
 def test_an_executor_works_in_a_cell(cells: list[Any]) -> None:
-    assert value(cells[10]) == "[('third', 1), ('third', 2)]"
+    assert value(cells[12]) == "[('third', 1), ('third', 2)]"
