@@ -99,7 +99,7 @@ class Gridworker(System):
 
         self._functions = {name: getattr(bench_calls, name, None) or getattr(bench_nested, name)
                            for name in ("inc", "addone", "sleep50", "spin", "rest", "tree", "fib")}
-        self.server = Server(password=self.password, unix=self.unix).start()
+        self.server = Server(password=self.password, unix=self.unix, shelf=self.unix).start()
         where = ["--unix", self.server.address.path] if self.unix else ["--port", self.server.address.port]
         environment: dict[str, str] = {}
         options: dict[str, Any] = {}

@@ -4,11 +4,13 @@ Parts of arguments are there before their call is asked for, and for as long as 
 needs them, and lets go what no pending call needs when there is more of it than is kept. So whatever ends a call needs no word about
 its parts. An asker keeps its own copy until it has the answer, for a server that forgets everything. Parts of a result have a time to
 live, as their result has; when they have been heard they are entered, too, and go, with their result, when there is no room.
+
+On a grid of one machine parts lie on its shelf (shelf.py), and the server has notes of them. Then nobody waits for it: whoever stores
+says what he has stored, and whoever needs it takes it.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from _thread import allocate_lock
 from weakref import WeakValueDictionary
@@ -16,14 +18,15 @@ from weakref import WeakValueDictionary
 from .errors import GridError, GridFull, GridUnreachable, NotTrusted, PartsGone
 from .limits import HOLD_MS, PARTS_MOST, RESULT_MS, UNHEARD_MS, UPLOAD_MS
 from .messages import ID, RESULT
-from .parts import MANIFEST, Part, Whole, digest, for_result, parts_of
+from .parts import MANIFEST, Part, Whole, body_of, digest, for_result, parts_of
+from .shelf import Shelf, beside, new_mark, note, read_note
 from .signing import SIGNATURE
-from .store import Script, pack
+from .store import Script, ServerError, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from .keys import Keys
     from .signing import Seal
@@ -31,8 +34,11 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+_NONE: Mapping[str, bytes] = {}
+
 KNOWN_MOST = 10_000         # names of parts that the server has had lately
 KNOWN_SECONDS = 60.0
+UNREAD_MOST = 32
 AGAIN_MOST = 3              # a call whose result has gone before it was fetched is run again so often
 
 
@@ -47,7 +53,8 @@ class Blobs:
         self._lock = allocate_lock()
         self._connected = False
         self._unread = 0                                # replies that nobody has waited for
-        self._keep = Script("keep")
+        self._keep, self._put, self._forget = Script("keep"), Script("put"), Script("forget")
+        self._shelf: Shelf | None = None
         self._known: dict[str, float] = {}
         self._held: dict[str, list[Part]] = {}          # of calls that this process has asked for and not heard of
         self._parts: WeakValueDictionary[str, Part] = WeakValueDictionary()
@@ -123,54 +130,85 @@ class Blobs:
 
     def _store(self, parts: list[Part], calls: Mapping[str, list[str]], most: int) -> tuple[list[str], GridFull | None]:
         """Stores, and enters what is needed: names of parts that are not there, and why if the server has said so."""
+        notes = {part.name: note(part) for part in parts if self._lay(part)}
+        sent = [part for part in parts if part.name not in notes]
         pieces: list[bytes | memoryview] = []
         if most == 0:
-            pieces.append(self._entering({}, most))
-        for part in parts:
-            assert part.data is not None
-            pieces += _set(self._keys.part(part.name), part.data, UPLOAD_MS, b"NX")
-        pieces.append(self._entering(calls, most))
+            pieces.append(self._entering({}, most=most))
+        for part in sent:
+            pieces += _set(self._keys.part(part.name), _data(part), UPLOAD_MS, b"NX")
+        pieces.append(self._entering(calls, notes, most))
         self._connection.send_pieces(pieces)
-        for part in parts:
-            part.settle()                   # while the server reads
+        for part in parts:                  # while the server reads
+            part.settle(self._taken(part, part.mark) if part.name in notes else None)
+        if most and len(notes) == len(calls):           # nothing can be missing
+            self._leave_unread(1)
+            return [], None
         self._read_unread()
-        replies = [self._connection.reply() for _ in range(len(parts) + 1 + (most == 0))]
-        if isinstance(replies[-1], GridError):
-            raise replies[-1]
-        errors = [reply for reply in replies if isinstance(reply, GridError)]
+        if most == 0:
+            self._entered(self._connection.reply())
+        stored = [self._connection.reply() for _ in sent]
+        missing = self._entered(self._connection.reply())
+        errors = [reply for reply in stored if isinstance(reply, GridError)]
         full = next((error for error in errors if isinstance(error, GridFull)), None)
         if errors and full is None:
             raise errors[0]
-        return [name.decode() for name in replies[-1]], full
+        return missing, full
 
-    def _entering(self, calls: Mapping[str, Sequence[str]], most: int = PARTS_MOST) -> bytes:
+    def _entering(self, calls: Mapping[str, Sequence[str]], notes: Mapping[str, bytes] = _NONE, most: int = PARTS_MOST) -> bytes:
         keys = self._keys
-        entries = [word for name, needing in calls.items() for word in (name, len(needing), *needing)]
-        return pack(("EVAL", self._keep.text, 2, keys.parts, keys.parts + ":bytes", keys.prefix, most, RESULT_MS, HOLD_MS, *entries))
+        entries = [word for name, needing in calls.items() for word in (name, notes.get(name, b""), len(needing), *needing)]
+        most = most if self._shelf is None else min(most, self._shelf.most)
+        return pack(("EVALSHA", self._keep.digest, 2, keys.parts, keys.parts + ":bytes", keys.prefix, most, RESULT_MS, HOLD_MS, *entries))
+
+    def _entered(self, reply: Any) -> list[str]:
+        """What `keep` answers: names of parts that are not there. Those that it has let go are taken from the shelf."""
+        if isinstance(reply, GridError):
+            raise reply
+        missing, gone = reply
+        for name, what in zip(gone[::2], gone[1::2], strict=True):
+            if self._shelf is not None and (mark := read_note(what)) is not None:
+                self._shelf.remove(self._keys.part(name.decode()), mark)
+        return [name.decode() for name in missing]
+
+    def _lay(self, part: Part) -> bool:
+        return self._shelf is not None and bool(part.mark) and self._shelf.put(self._keys.part(part.name), part.mark, _data(part))
 
     # results
 
     def leave(self, call: str, stream: bytes, views: list[memoryview]) -> bytes:
         """Stores the big parts of a call's pickled result; what is to travel in its place. TooBig, GridUnreachable."""
         self._seal.check(b"R", call.encode(), len(stream) + sum(view.nbytes for view in views))
-        body, parts = for_result(stream, views, f"{call}.{os.urandom(4).hex()}", signed=self._seal.signing)
-        if parts:
-            with self._lock:
-                self._insisting(lambda: self._leave(parts))
-        return body
+        own, stream, parts = for_result(stream, views, call, new_mark())
+        if not parts:
+            return stream
+        with self._lock:
+            self._insisting(lambda: self._leave(parts))
+        return body_of(stream, parts, own=own)
 
     def _leave(self, parts: list[Part]) -> None:
         pieces: list[bytes | memoryview] = []
+        sent = []
         for part in parts:
-            assert part.data is not None
-            pieces += _set(self._keys.part(part.name), part.data, UNHEARD_MS + UPLOAD_MS)
+            if self._lay(part):
+                pieces.append(pack(("EVALSHA", self._put.digest, 1, self._keys.part(part.name), *self._putting(note(part)))))
+                continue
+            part.mark, part.digest = "", digest(_data(part)) if self._seal.signing else ""
+            sent.append(part)
+            pieces += _set(self._keys.part(part.name), _data(part), UNHEARD_MS + UPLOAD_MS)
         self._connection.send_pieces(pieces)
+        if not sent:
+            self._leave_unread(len(parts))
+            return
         self._read_unread()
         for part, reply in [(part, self._connection.reply()) for part in parts]:
             if isinstance(reply, GridFull):
-                self._connection.run(Script("put"), (self._keys.part(part.name),), [self._keys.prefix, part.data, UNHEARD_MS + UPLOAD_MS])
+                self._connection.run(self._put, (self._keys.part(part.name),), self._putting(_data(part)))
             elif isinstance(reply, GridError):
                 raise reply
+
+    def _putting(self, value: bytes | memoryview) -> list[Any]:
+        return [self._keys.prefix, value, UNHEARD_MS + UPLOAD_MS]
 
     # fetching
 
@@ -185,7 +223,7 @@ class Blobs:
         data = self.fetch(b"R", call, body)
         return Whole.of(message[:1 + ID], body, data)
 
-    def fetch(self, kind: bytes, call: bytes, body: bytes | memoryview) -> list[bytearray]:
+    def fetch(self, kind: bytes, call: bytes, body: bytes | memoryview) -> list[bytearray | memoryview]:
         """The parts of a body. PartsGone, NotTrusted, TooBig, GridUnreachable."""
         try:
             _, parts, _ = parts_of(body)
@@ -201,24 +239,47 @@ class Blobs:
                             "ask for the call again")
         if self._seal.signing:
             for part, each in zip(parts, data, strict=True):
-                if digest(each) != part.digest:
+                if type(each) is bytearray and digest(each) != part.digest:
                     raise NotTrusted(f"a big part of call {_short(call)} is not the one that was signed: not used")
         return data
 
-    def _fetch(self, parts: list[Part], *, results: bool) -> list[bytearray | None]:
-        self._read_unread()
-        self._connection.send(b"".join([pack(("GET", self._keys.part(part.name))) for part in parts]))
-        found = [self._connection.read_big(part.length) for part in parts]
+    def _fetch(self, parts: list[Part], *, results: bool) -> list[bytearray | memoryview | None]:
+        """The parts: on the shelf, where they are said to be; else what the server has, or where it says that they are."""
+        found: list[bytearray | memoryview | None] = [self._taken(part, part.mark) for part in parts]
+        if asked := [number for number, each in enumerate(found) if each is None]:
+            self._read_unread()
+            self._connection.send(b"".join([pack(("GET", self._keys.part(parts[number].name))) for number in asked]))
+        for number, value in [(number, self._connection.read_big(parts[number].length)) for number in asked]:
+            found[number] = value if type(value) is bytearray else self._noted(parts[number], value)
         if results and None not in found:
-            self._connection.send(self._entering({part.name: () for part in parts}))
-            self._unread += 1               # its reply is read when there is time
+            notes = {part.name: note(part) for part, each in zip(parts, found, strict=True) if type(each) is memoryview}
+            self._connection.send(self._entering({part.name: () for part in parts}, notes))
+            self._leave_unread(1)
         return found
+
+    def _taken(self, part: Part, mark: str) -> memoryview | None:
+        return self._shelf.read(self._keys.part(part.name), mark, part.length) if self._shelf is not None and mark else None
+
+    def _noted(self, part: Part, value: bytes | bytearray | None) -> memoryview | None:
+        """A part that the server has a note of. If somebody has emptied the shelf, the note goes, so that the part can be stored again."""
+        if value is None or (mark := read_note(value)) is None:
+            return None
+        if self._shelf is None:
+            raise GridError(f"a big value of {part.length:,} bytes lies in the memory of the server's machine: connect to this grid there, "
+                            "through the socket that its server was started with")
+        if (found := self._taken(part, mark)) is None:
+            self._let_go(self._keys.part(part.name), value)
+        return found
+
+    def _let_go(self, key: str, said: bytes | bytearray) -> None:
+        self._read_unread()
+        self._connection.run(self._forget, (key,), [self._keys.prefix, said])
 
     def again(self, message: bytes) -> bool:
         """The parts of a result are gone: so is the result. Whether its call should be asked for again; not for ever."""
         call = message[1:1 + ID].decode("ascii")
         with self._lock:
-            self._insisting(lambda: self._connection.run(Script("forget"), (), [self._keys.prefix, call, message]))
+            self._insisting(lambda: self._let_go(self._keys.call(call), message))
         self._asked_again[call] = count = self._asked_again.get(call, 0) + 1
         return count <= AGAIN_MOST
 
@@ -232,9 +293,14 @@ class Blobs:
                 if not self._connected:
                     self._unread = 0
                     self._connection.connect(patience=0.0 if until is None else max(0.0, until - time.monotonic()))
+                    self._shelf = beside(self._connection.address)
+                    self._connection.pipeline([("SCRIPT", "LOAD", script.text) for script in (self._keep, self._put)])
                     self._connected = True
                 return action()
             except BaseException as error:
+                if isinstance(error, ServerError) and error.code == "NOSCRIPT" and self._connected:
+                    self._connected = False         # somebody has flushed the server's scripts
+                    continue
                 if not isinstance(error, GridFull | PartsGone):      # replies may be on their way that nobody will read
                     self._connected = False
                     self._connection.close()
@@ -242,14 +308,44 @@ class Blobs:
                     raise
             until = time.monotonic() + self._patience if until is None else until
 
+    def _leave_unread(self, replies: int) -> None:
+        """These replies are read when there is time, or when there are many."""
+        self._unread += replies
+        if self._unread >= UNREAD_MOST:
+            self._read_unread()
+
     def _read_unread(self) -> None:
         while self._unread:
-            self._connection.reply()
+            reply = self._connection.reply()
             self._unread -= 1
+            if isinstance(reply, ServerError):
+                self._connected = False         # somebody has flushed the server's scripts
+            elif isinstance(reply, list):
+                self._entered(reply)
+
+    @property
+    def untidy(self) -> bool:
+        """Whether there is anything to `tidy`."""
+        return self._unread > 0
+
+    def tidy(self) -> None:
+        """While others are at work: reads what the server has said meanwhile, and takes from the shelf what it has let go."""
+        if self._lock.acquire(False):
+            try:
+                self._read_unread()
+            except GridError:               # whoever needs the connection next makes a new one
+                self._connected = False
+            finally:
+                self._lock.release()
 
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
+
+
+def _data(part: Part) -> bytes | memoryview:
+    assert part.data is not None
+    return part.data
 
 
 def _short(call: bytes) -> str:

@@ -149,6 +149,9 @@ class Grid(Living, Verbs, Looking, Keeping, Stays):
                 answer.wait.release()
         if single and len(self._buffer) > BATCH_MOST:
             self._reading.glance()                      # what has been acknowledged lets more of many single requests go
+        if self._blobs.untidy:
+            with Held():
+                self._blobs.tidy()
         if durable and ids:
             self._submit_durably(answer.wait, [ask for _, ask in asks], codes)
         return answer

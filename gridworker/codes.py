@@ -114,9 +114,9 @@ class Codes:
                 self._due[text] = None
 
 
-def fetching(steps: Steps, blobs: Blobs) -> Callable[[str], bytes | bytearray | None]:
+def fetching(steps: Steps, blobs: Blobs) -> Callable[[str], bytes | bytearray | memoryview | None]:
     """Where a worker gets the code of a function from: what its reference says behind the `=`. None for what is not there any more."""
-    def fetch(where: str) -> bytes | bytearray | None:
+    def fetch(where: str) -> bytes | bytearray | memoryview | None:
         name, colon, length = where.partition(":")
         if not colon:
             return steps.fetch_code(name)

@@ -47,7 +47,7 @@ class Embedded:
         self.workers, self.pool, self.namespace = cores() if workers is None else workers, pool, namespace
         if self.workers < 1:
             raise ValueError(f"a grid needs at least one worker, not {workers}")
-        self.server = Server(unix=True)
+        self.server = Server(unix=True, shelf=True)
         if len(os.fsencode(self.server.address.path)) > _PATH_MOST:
             self.server.stop()
             self.server = Server()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .messages import item
 from .parts import Aside
 from .serialize import call_id, encode_arguments
+from .shelf import new_mark
 from .trace import marked
 
 TYPE_CHECKING = False
@@ -30,7 +31,7 @@ def encoded(
     arguments that cannot be pickled.
     """
     asks: list[Ask] = []
-    aside, big = Aside(), {}
+    aside, big = Aside(new_mark), {}
     for function, args, kwargs in calls:
         reference = references.get(id(function))
         if reference is None:

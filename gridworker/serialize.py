@@ -21,6 +21,7 @@ from collections import deque
 from .errors import CodeMismatch, NotACall, NotSerializable
 from .limits import CODES_BYTES, CODES_MOST
 from .parts import BIG, Aside, Part, digest, load
+from .shelf import new_mark
 
 try:                                        # hashlib would load OpenSSL: several ms at each start
     from _blake2 import blake2b
@@ -194,7 +195,7 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], aside: Aside
     return mark + aside.body(data), mark + canonical(value, 0, aside)
 
 
-def decode_arguments(data: bytes, parts: Sequence[bytes | bytearray] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def decode_arguments(data: bytes, parts: Sequence[bytes | bytearray | memoryview] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Inverse of the first part of `encode_arguments`; `parts` are those that are stored beside."""
     if data[:1] == b"m":
         return marshal.loads(memoryview(data)[1:]), {}
@@ -261,7 +262,7 @@ class Functions:
     `fetch(where)` gets the pickle of a function that goes by value; `where` is its reference without the `=`.
     """
 
-    def __init__(self, fetch: Callable[[str], bytes | bytearray | None] | None = None) -> None:
+    def __init__(self, fetch: Callable[[str], bytes | bytearray | memoryview | None] | None = None) -> None:
         self._fetch = fetch
         self._references: dict[int, tuple[Any, Reference, Any]] = {}      # by id of the function, kept by a weak reference; with its code
         self._loaded: dict[bytes, Loaded] = {}
@@ -343,10 +344,10 @@ class Functions:
             code = self._fetch(text[1:]) if self._fetch else None
             if code is None:
                 raise CodeMismatch(f"the code of function {text} is not stored on this grid any more: call it again from where it was made")
-            at = code.index(b"\0")
-            _check_versions(code[:at].decode(), "this function by value")
+            versions = bytes(code[:1 << 16]).partition(b"\0")[0]
+            _check_versions(versions.decode(), "this function by value")
             try:
-                function: Callable[..., Any] = pickle.loads(memoryview(code)[at + 1:])
+                function: Callable[..., Any] = pickle.loads(memoryview(code)[len(versions) + 1:])
             except ImportError as error:
                 raise _cannot_import(error.name or "a module", error) from error
             self._keep(text, len(code))
@@ -415,7 +416,7 @@ def _with_code(code: bytes, name: str) -> Reference:
     """The reference of a function by value: `=` and its hash; if it is big `=` and its part, name:length."""
     if len(code) < BIG:
         return Reference(_BY_VALUE + blake2b(code, digest_size=16).hexdigest(), name, code)
-    part = Part(hashed := digest(code), len(code), hashed, code)
+    part = Part(hashed := digest(code), len(code), hashed, new_mark(), code)
     return Reference(f"{_BY_VALUE}{part.name}:{part.length}", name, part=part)
 
 

@@ -16,12 +16,13 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
+from . import shelf
 from .errors import GridError, ServerNotFound
 from .store import Address, Connection
 
-# Reads until its parent's end of the pipe closes, then ends the server, which it started in the background, and removes directory $1.
-_GUARD = ('exec 3<&0; directory=$1; shift; "$@" </dev/null 3<&- & server=$!; read -r _ <&3; kill -TERM $server 2>/dev/null; wait $server; '
-          '[ -z "$directory" ] || rm -rf "$directory"')
+# Reads until its parent's end of the pipe closes, then ends the server, which it started in the background, and removes directories $1, $2.
+_GUARD = ('exec 3<&0; directory=$1 shelf=$2; shift 2; "$@" </dev/null 3<&- & server=$!; read -r _ <&3; kill -TERM $server 2>/dev/null; '
+          'wait $server; for each in "$directory" "$shelf"; do [ -z "$each" ] || rm -rf "$each"; done')
 
 
 def version_of(binary: str | Path) -> tuple[int, ...] | None:
@@ -74,13 +75,14 @@ def free_port(host: str = "127.0.0.1") -> int:
 class Server:
     """A server process with a directory of its own.
 
-    `port` 0 picks a free one; `unix=True` listens on a socket in the directory and on no port. `password` None makes one up, "" means none.
+    `port` 0 picks a free one; `unix=True` listens on a socket in the directory and on no port; `shelf=True`, too, if all who use it are on
+    this machine: big values lie in its memory then, and not in the server's (shelf.py). `password` None makes one up, "" means none.
     `directory` is kept if it is given, else removed with the server. `durable`: what it has accepted is on its disk within a second, and
     `durable=True` of requests works; that costs about a third of the throughput. `binary`: which server, else the one that `find` finds.
     `options` are further directives.
     """
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, unix: bool = False, password: str | None = None,
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, unix: bool = False, shelf: bool = False, password: str | None = None,
                  directory: str | os.PathLike[str] | None = None, durable: bool = False, binary: Path | None = None,
                  options: dict[str, str] | None = None) -> None:
         self._temporary = directory is None
@@ -88,7 +90,7 @@ class Server:
         self.password = secrets.token_hex(16) if password is None else password
         self.address = Address(path=str(self.directory / "socket")) if unix else Address(host, port or free_port(host))
         self._options = {**({"appendonly": "yes", "appendfsync": "everysec"} if durable else {}), **(options or {})}
-        self._binary = binary
+        self._binary, self._wants_shelf, self._shelf = binary, unix and shelf, ""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -102,6 +104,8 @@ class Server:
     def start(self) -> Server:
         """Starts it and waits until it answers. ServerNotFound with its output if it does not."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        if self._wants_shelf:
+            self._shelf = shelf.make(str(self.directory))
         configuration = self.directory / "server.conf"
         lines = ["daemonize no", "save ''", "appendonly no", f"dir {self.directory}", f"logfile {self.directory / 'server.log'}"]
         lines += [f"requirepass {self.password}"] if self.password else ["protected-mode no"]
@@ -113,7 +117,7 @@ class Server:
         with open(configuration, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write("\n".join(lines) + "\n")
         self._process = subprocess.Popen(["/bin/sh", "-c", _GUARD, "sh", str(self.directory) if self._temporary else "",
-                                          str(self._binary or find()),
+                                          self._shelf, str(self._binary or find()),
                                           str(configuration)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                          stderr=subprocess.DEVNULL, start_new_session=True)
         connection = Connection(self.address, self.password or None)
@@ -142,6 +146,9 @@ class Server:
             self._process = None
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
+        if self._shelf:
+            shelf.remove(str(self.directory), self._shelf)
+            self._shelf = ""
 
     def let_go(self) -> None:
         """In a forked copy of the process that started it: the copy's life is none of the server's business."""

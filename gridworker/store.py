@@ -335,8 +335,8 @@ class Connection:
         except OSError as error:
             raise GridUnreachable(f"lost {self.address.url}: {error}") from error
 
-    def read_big(self, length: int) -> bytearray | None:
-        """A reply that should be a string of that length, in memory of its own; None if it is nil, or of another length."""
+    def read_big(self, length: int) -> bytearray | bytes | None:
+        """A reply that should be a string of that length, in memory of its own. None if it is nil; of another length: its beginning."""
         line = self._line()
         if line[:1] == b"-":
             raise _server_error(line[1:].decode())
@@ -344,13 +344,18 @@ class Connection:
             return None
         data = bytearray(length if size == length else 0)
         view, at = memoryview(data), min(size, len(self._ahead))
+        other, self._ahead = self._ahead[:at], self._ahead[at:]
         if size == length:
-            view[:at] = self._ahead[:at]
-        self._ahead = self._ahead[at:]
+            view[:at] = other
         while at < size:
-            at += self._into(view[at:]) if size == length else len(self._more(min(size - at, _CHUNK)))
+            if size == length:
+                at += self._into(view[at:])
+            else:
+                more = self._more(min(size - at, _CHUNK))
+                at += len(more)
+                other = other or more
         self._line()                        # what ends the string
-        return data if size == length else None
+        return data if size == length else other
 
     def _line(self) -> bytes:
         while b"\r\n" not in self._ahead:

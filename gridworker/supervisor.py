@@ -25,6 +25,7 @@ from .errors import GridDenied, GridError, GridUnreachable
 from .keys import LEAVE, checked
 from .limits import ALONE_MS, TRIES
 from .node import NOBODY, SEVERAL, Node, lost, reap
+from .shelf import NOTE_MOST, SETTLED_SECONDS, beside
 from .store import Connection, Script, readable
 from .tally import Paces, shared
 
@@ -87,6 +88,7 @@ class Supervisor:
         self._denied = False
         self._alone_since: float | None = None          # the first beat that nobody heard
         self._paces = Paces()
+        self._swept_at = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.name} children={len(self._children)} restarts={self.restarts}>"
@@ -137,6 +139,7 @@ class Supervisor:
             now = time.monotonic()
             if now >= next_beat:
                 self._send_beat()
+                self._sweep(now)
                 next_beat = time.monotonic() + self.beat
             if not told:
                 self._start_due(now)
@@ -180,6 +183,17 @@ class Supervisor:
         if still or self._doomed:
             self._kill_deaf(set(still))
         return None
+
+    def _sweep(self, now: float) -> None:
+        """Now and then: takes from the shelf, if there is one, what the server has let go when its time was over."""
+        if now - self._swept_at < SETTLED_SECONDS:
+            return
+        self._swept_at = now
+        if (shelf := beside(self.address)) is not None:
+            try:
+                shelf.sweep(lambda keys: self._connection.pipeline([("GETRANGE", key, 0, NOTE_MOST) for key in keys]))
+            except GridUnreachable as error:
+                log.info("supervisor %s could not sweep the shelf: %s", self.name, error)
 
     def _alone(self) -> bool:
         """Whether the server has been gone for too long."""

@@ -162,6 +162,8 @@ class Worker:
 
     def _listen(self) -> list[bytes]:
         """Waits for the bell. A signal to leave ends the wait with Drain."""
+        if self.blobs.untidy:
+            self.blobs.tidy()
         if self._coroutines is not None and (self._coroutines.live or self._coroutines.listening):
             return self._coroutines.listen(self._deadlines.seconds(BELL_SECONDS))
         self.listening = True

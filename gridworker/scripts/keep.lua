@@ -3,32 +3,49 @@
 --            pending call needs, the oldest first, while there are more bytes than are kept, or for longer than they are.
 -- keys       1 parts   2 parts:bytes
 -- arguments  1 prefix   2 bytes kept at most   3 ms kept at most   4 ms for which a part is kept for a call that has not been made yet
---            then for each part: its name, how many calls, the calls; none for a part of a result, which goes with its call's state
--- reply      names of those parts that are not there
+--            then for each part: its name, the note of it or '' (shelf.py), how many calls, the calls; none for a part of a result, which
+--            goes with its call's state
+-- reply      {names of those parts that are not there, for each part that is not to lie on the shelf any more: its name, its note}
 -- repeated   enters the same again
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local most, eldest, fresh = tonumber(ARGV[2]), now - tonumber(ARGV[3]), now - tonumber(ARGV[4])
 local bytes = tonumber(redis.call('GET', KEYS[2]) or '0')
-local missing, entered, at = {}, 0, 5
-while at < #ARGV do
-  local name, calls = ARGV[at], tonumber(ARGV[at + 1])
-  local part = prefix .. 'b:' .. name
+local missing, gone, entered, at = {}, {}, 0, 5
+
+-- The bytes of a part, 0 if it is not there; and the note, if that is what is kept here.
+local function weigh(part)
   local size = redis.call('STRLEN', part)
+  if size == 0 or size > 64 then return size end
+  local note = redis.call('GET', part)
+  return tonumber(string.match(note, '^@(%d+)')) or size, note
+end
+
+local function let_go(name, note)
+  gone[#gone + 1] = name
+  gone[#gone + 1] = note
+end
+
+while at < #ARGV do
+  local name, note, calls = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+  local part = prefix .. 'b:' .. name
+  if note ~= '' then redis.call('SET', part, note, 'NX') end
+  local size, there = weigh(part)
+  if note ~= '' and note ~= there then let_go(name, note) end     -- somebody else's is there
   if size == 0 then
     missing[#missing + 1] = name
   else
     redis.call('PERSIST', part)
     if redis.call('ZADD', KEYS[1], now, name) == 1 then bytes = bytes + size end
     local needs = {}
-    for i = at + 2, at + 1 + calls do
+    for i = at + 3, at + 2 + calls do
       needs[#needs + 1] = ARGV[i]
       needs[#needs + 1] = now
     end
     variadic('HSET', prefix .. 'need:' .. name, needs)
     entered = entered + 1
   end
-  at = at + 2 + calls
+  at = at + 3 + calls
 end
 
 -- Whether a call is pending that needs the part, or may soon be. Calls that are not are forgotten; beyond a hundred the next script goes on.
@@ -59,10 +76,12 @@ for _ = 1, most == 0 and CHUNK or 8 + 2 * entered do        -- a bounded part of
     last = 0.001 + (last or math.max(now, tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2])))
     redis.call('ZADD', KEYS[1], last, name)     -- behind all others, those of this millisecond too
   else
-    bytes = bytes - redis.call('STRLEN', prefix .. 'b:' .. name)
+    local size, note = weigh(prefix .. 'b:' .. name)
+    bytes = bytes - size
+    if note then let_go(name, note) end
     redis.call('UNLINK', prefix .. 'b:' .. name, prefix .. 'need:' .. name)
     redis.call('ZREM', KEYS[1], name)
   end
 end
 redis.call('SET', KEYS[2], bytes)
-return missing
+return { missing, gone }

@@ -18,6 +18,11 @@ def ones(n: int) -> Any:
     return numpy.ones(n)
 
 
+def noted_ones(path: str, n: int) -> Any:
+    note(path, "here")
+    return numpy.ones(n)
+
+
 def add(array: Any, x: float) -> Any:
     return array + x
 

@@ -347,10 +347,13 @@ def test_the_limit_of_size_counts_parts(lab: Lab, monkeypatch: pytest.MonkeyPatc
 
 # how long parts are kept
 
-def keep(lab: Lab, connection: Connection, *entries: Any, most: int = 100, ms: int = 1 << 40, hold: int = 0) -> list[bytes]:
+def keep(lab: Lab, connection: Connection, *entries: Any, most: int = 100, ms: int = 1 << 40, hold: int = 0,
+         gone: list[bytes] | None = None) -> list[bytes]:
+    """What is missing; `entries`: name, note, number of calls, calls. What was let go of a shelf is added to `gone`."""
     keys = lab.keys
-    missing: list[bytes] = connection.run(Script("keep"), (keys.parts, keys.parts + ":bytes"), [keys.prefix, most, ms, hold, *entries])
-    return missing
+    missing, let_go = connection.run(Script("keep"), (keys.parts, keys.parts + ":bytes"), [keys.prefix, most, ms, hold, *entries])
+    (gone if gone is not None else []).extend(let_go)
+    return list(missing)
 
 
 def part(lab: Lab, connection: Connection, name: str, *, call: str = "", state: str = "") -> str:
@@ -365,7 +368,7 @@ def test_parts_of_pending_calls_stay_whatever_there_is_to_keep(lab: Lab, connect
     for number in range(20):
         name, call = f"{number:032x}", f"{number + 100:032x}"
         part(lab, connection, name, call=call, state="P<c.1,>" if number % 2 else "Rdone")
-        keep(lab, connection, name, 1, call)
+        keep(lab, connection, name, "", 1, call)
     left = stored(lab, connection)
     assert set(left) >= {f"{number:032x}" for number in range(1, 20, 2)}
     assert len(left) <= 12                  # of the others what fits into 100 bytes, and no more
@@ -384,7 +387,7 @@ def test_parts_of_pending_calls_stay_whatever_there_is_to_keep(lab: Lab, connect
 def test_a_part_is_kept_for_a_while_for_a_call_that_is_not_made_yet(lab: Lab, connection: Connection) -> None:
     name, call = "a" * 32, "b" * 32
     part(lab, connection, name)
-    keep(lab, connection, name, 1, call, most=0, hold=60_000)
+    keep(lab, connection, name, "", 1, call, most=0, hold=60_000)
     assert stored(lab, connection) == [name]
     until(lambda: keep(lab, connection, most=0, hold=1) == [] and not stored(lab, connection), "the time to be over")
 
@@ -392,18 +395,18 @@ def test_a_part_is_kept_for_a_while_for_a_call_that_is_not_made_yet(lab: Lab, co
 def test_a_part_of_a_heard_result_goes_together_with_the_result(lab: Lab, connection: Connection) -> None:
     call = "c" * 32
     name = part(lab, connection, f"{call}.abcd0", call=call, state="Rin parts")
-    keep(lab, connection, name, 0)
+    keep(lab, connection, name, "", 0)
     assert stored(lab, connection) == [name] and connection.call("EXISTS", lab.keys.call(call))
     keep(lab, connection, most=0)
     assert not stored(lab, connection) and not connection.call("EXISTS", lab.keys.call(call))
     again = part(lab, connection, f"{call}.abcd1", call=call, state="P<c.1,>")
-    keep(lab, connection, again, 0, most=0)
+    keep(lab, connection, again, "", 0, most=0)
     assert connection.call("GET", lab.keys.call(call)) == b"P<c.1,>"      # asked for anew: no business of an old part
 
 
 def test_parts_that_are_not_there_are_named(lab: Lab, connection: Connection) -> None:
     part(lab, connection, "a" * 32)
-    assert keep(lab, connection, "a" * 32, 1, "x" * 32, "b" * 32, 2, "x" * 32, "y" * 32, hold=60_000) == [b"b" * 32]
+    assert keep(lab, connection, "a" * 32, "", 1, "x" * 32, "b" * 32, "", 2, "x" * 32, "y" * 32, hold=60_000) == [b"b" * 32]
 
 
 def test_the_memory_of_a_grid_that_carries_big_values_stays_flat(own: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
