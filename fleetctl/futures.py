@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
@@ -56,8 +57,15 @@ class Pending(Generic[T]):
         return self._future.done()
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """Call `callback` with the underlying concurrent future once it is done, on whichever thread ends it."""
-        self._future.add_done_callback(callback)
+        """Call `callback` with the underlying concurrent future once it is done, in a thread of its own: it may take its time.
+
+        On the session's loop, which ends the future, it would hold up every deadline, every report and the budget.
+        """
+
+        def call(future: concurrent.futures.Future[T]) -> None:
+            threading.Thread(target=callback, args=(future,), name=f"callback of {self._what}", daemon=True).start()
+
+        self._future.add_done_callback(call)
 
     def _over(self) -> asyncio.Future[None]:
         """A future of the running loop that is done when this is. Cancelling it is felt nowhere else; no task stands behind it."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 
 import pytest
 from fake_aws import REQUEST, FakeAws, Held, nothing
@@ -49,6 +50,23 @@ async def test_a_waiter_cancelled_at_any_await_leaves_the_launch_running_and_no_
     assert "goes on" in capsys.readouterr().err
     launch.session.loop.call_soon_threadsafe(held.release)
     assert len((await launch).succeeded) == 2
+
+
+def test_a_callback_that_waits_or_breaks_holds_nothing_up(fake_session):
+    session, done = fake_session(FakeAws()), threading.Event()
+    launch = bring_up_spots(REQUEST, 1, "true", session=session)
+
+    def waits(future):
+        session.submit(session.teardown_all(), "teardown").result(30)
+        done.set()
+
+    def leaves(future):
+        raise SystemExit
+
+    launch.add_done_callback(leaves)
+    launch.add_done_callback(waits)
+    assert done.wait(20)
+    assert session.aws.left() == set()
 
 
 async def test_of_several_waiters_each_is_cancelled_alone(fake_session):
