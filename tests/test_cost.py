@@ -162,10 +162,26 @@ def test_an_address_is_counted_where_the_machine_has_one_or_may_have_one():
 
 def test_at_worst_a_machine_costs_its_cap_else_the_price_on_demand_and_elsewhere_more():
     beside = table().volumes(order().volumes) + table().address
-    assert billing.worst(order(cap="0.5"), "us-east-1") == pytest.approx(0.5 + beside)
-    assert billing.worst(order(), "us-east-1") == pytest.approx(0.0104 + beside)
-    assert billing.worst(order(), "sa-east-1") == pytest.approx(2 * (0.0104 + beside))
+    assert billing.worst(order(cap="0.5", InstanceType="m5.large"), "us-east-1") == pytest.approx(0.5 + beside)
+    assert billing.worst(order(InstanceType="m5.large"), "us-east-1") == pytest.approx(0.096 + beside)
+    assert billing.worst(order(InstanceType="m5.large"), "sa-east-1") == pytest.approx(2 * (0.096 + beside))
     assert billing.worst(order(InstanceType="x9.huge"), "us-east-1") is None
+
+
+def test_at_worst_a_burstable_machine_s_processors_are_busy_beyond_their_share_which_no_cap_holds_for():
+    beside = table().volumes(order().volumes) + table().address
+    credits = 2 * 0.05
+    assert billing.worst(order(), "us-east-1") == pytest.approx(0.0104 + credits + beside)
+    assert billing.worst(order(cap="0.01"), "us-east-1") == pytest.approx(0.01 + credits + beside)
+    assert billing.worst(order(InstanceType="t2.micro"), "us-east-1") == pytest.approx(0.0116 + beside), "standard, unless said otherwise"
+    run = {"ImageId": "ami-1", "InstanceType": "t3.micro", "InstanceMarketOptions": {"MarketType": "spot"}}
+    for said, sum_ in (("standard", 0.0), ("unlimited", credits)):
+        for request in ({**run, "CreditSpecification": {"CpuCredits": said}}, {
+            "LaunchTemplateData": {"ImageId": "ami-1", "CreditSpecification": {"CpuCredits": said}},
+            "LaunchTemplateConfigs": [{"Overrides": [{"InstanceType": "t3.micro"}]}],
+        }):
+            assert billing.worst(replace(order(), request=request), "us-east-1") == pytest.approx(0.0104 + sum_ + beside)
+    assert "all processors busy" in billing.Bill([order()], "us-east-1").claim([], coming=True, end=HOUR).title
 
 
 def test_a_launch_claims_what_may_come_beside_what_is_there():

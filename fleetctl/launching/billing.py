@@ -65,15 +65,20 @@ def described(row: Mapping[str, Any], tariff: Tariff) -> Span:
 def worst(order: Order, region: str) -> float | None:
     """What an hour of one machine can cost at most, USD; None where that cannot be told.
 
-    A spot machine never costs more than its cap, and without a cap not more than on demand.
+    A spot machine never costs more than its cap, and without a cap not more than on demand; but no cap holds for CPU credits.
     """
     margin = table().margin(region)
-    beside = margin * (table().volumes(order.volumes) + (table().address if order.public is not False else 0.0))
+    beside = margin * (table().volumes(order.volumes) + (table().address if order.public is not False else 0.0) + surplus(order))
     if order.cap is not None and not order.on_demand:
         return order.cap + beside
     known = [table().on_demand(kind) for kind in order.types]
     prices = [one for one in known if one is not None]
     return margin * max(prices) + beside if prices and len(prices) == len(known) else None
+
+
+def surplus(order: Order) -> float:
+    """USD that an hour of one machine can cost at most in CPU credits, by the table."""
+    return max((table().credits(kind, order.credits) for kind in order.types), default=0.0)
 
 
 class Bill:
@@ -105,4 +110,5 @@ class Bill:
         """What may still be spent until `end`. `coming`: as many machines as are wanted may be there then."""
         order, alive = self.offers[0], sum(slot.alive for slot in slots)
         machines = max(alive, order.wanted) if coming else alive
-        return Claim(f"launch {order.uuid} ({order.wanted} × {order.type or 'machine'})", machines, self.worst, end)
+        busy = ", all processors busy beyond their share" if surplus(order) else ""
+        return Claim(f"launch {order.uuid} ({order.wanted} × {order.type or 'machine'}{busy})", machines, self.worst, end)

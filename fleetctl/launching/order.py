@@ -68,12 +68,22 @@ class Order:
         return " or ".join(first) + (f" or {more} more" if more > 0 else "")
 
     @property
-    def volumes(self) -> tuple[Volume, ...]:
-        """The volumes that each machine is launched with; the root one too, where the request does not name it."""
+    def _machine(self) -> dict[str, Any]:
+        """The part of the request that describes a machine."""
         part: Any = self.request
         for key in self.shape.options["image"].lens.keys[:-1]:
             part = part.get(key, {})
-        mappings = part.get("BlockDeviceMappings", ())
+        return dict(part)
+
+    @property
+    def credits(self) -> str:
+        """What the request says of a burstable machine's CPU credits: "standard", "unlimited", or nothing."""
+        return str(self._machine.get("CreditSpecification", {}).get("CpuCredits", ""))
+
+    @property
+    def volumes(self) -> tuple[Volume, ...]:
+        """The volumes that each machine is launched with; the root one too, where the request does not name it."""
+        mappings = self._machine.get("BlockDeviceMappings", ())
         said = [one["Ebs"] for one in mappings if "Ebs" in one]
         kind, size = DEFAULT_VOLUME
         found = [Volume(one.get("VolumeType", kind), int(one.get("VolumeSize", size))) for one in said]

@@ -1,6 +1,7 @@
 """A budget: what a session may cost at most, with what is alive and what is asked for reckoned at its worst. Pure.
 
-The worst case of a launch is the dearest that its machines can be, each from now until its hard end, with volumes and addresses. That
+The worst case of a launch is the dearest that its machines can be, each from now until its hard end, with volumes and addresses, and for
+burstable types (t3, t4g …) with the CPU credits of processors that are busy all the time: AWS charges them unless asked not to. That
 bound holds without anybody's help: machines end themselves, also when the computer that started them is gone. So a launch that is
 let through cannot pass the budget, unless prices are other than the table says; what is really spent is watched all the same.
 """

@@ -12,7 +12,7 @@ from typing import Any
 
 from .prices import Steps
 
-LEFT_OUT = "data transfer, requests, provisioned IOPS, and what fleetctl did not start, such as NAT gateways"
+LEFT_OUT = "data transfer, requests, provisioned IOPS, CPU credits, and what fleetctl did not start, such as NAT gateways"
 MINIMUM_SECONDS = 60.0
 PARTS = ("machines", "volumes", "public addresses")
 

@@ -39,6 +39,7 @@ class Table:
     types: Mapping[str, float]
     months: Mapping[str, float]
     address: float
+    surplus: Mapping[str, float] = field(default_factory=dict)  # burstable families: an hour of one processor beyond its share
 
     def __repr__(self) -> str:
         return f"<prices of {self.date} in {', '.join(self.regions)}: {len(self.families)} families, {len(self.types)} types>"
@@ -56,6 +57,19 @@ class Table:
         large = self.families.get(family)
         return None if times is None or large is None else round(large * times, 5)
 
+    def credits(self, type: str, said: str = "") -> float:
+        """What an hour of a burstable machine can cost beside its price, with all processors busy beyond its share; 0.0 for others.
+
+        `said`: "unlimited" or "standard"; without a word a t2 is standard, the others are unlimited, and then it is charged.
+
+        >>> table().credits("t3.micro"), table().credits("t3.2xlarge"), table().credits("t2.micro"), table().credits("m5.large")
+        (0.1, 0.4, 0.0, 0.0)
+        """
+        family, _, size = type.partition(".")
+        if (said or ("standard" if family == "t2" else "unlimited")) != "unlimited":
+            return 0.0
+        return self.surplus.get(family, 0.0) * {"xlarge": 4, "2xlarge": 8}.get(size, 2)
+
     def volumes(self, volumes: Iterable[Volume]) -> float:
         """USD an hour of volumes; of a type that the table does not know, as the dearest."""
         dearest = max(self.months.values())
@@ -70,7 +84,8 @@ class Table:
 def table() -> Table:
     """The table that ships."""
     told = json.loads(resources.files(__package__).joinpath("prices.json").read_text(encoding="utf-8"))
-    return Table(told["date"], tuple(told["regions"]), told["large"], told["types"], told["GB-month"], told["public address"])
+    return Table(told["date"], tuple(told["regions"]), told["large"], told["types"], told["GB-month"], told["public address"],
+                 told["surplus vCPU-hour"])  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from fleetctl import bring_up_one_spot, bring_up_spots, display, extend, teardow
 from fleetctl.ending import fuse
 from fleetctl.errors import BudgetExceeded, RequestInvalid
 
-SMALL = {**REQUEST, "SpotPrice": "0.0941"}  # with 8 GiB and an address about $0.10 an hour
+# with 8 GiB and an address about $0.10 an hour
+SMALL = {"SpotPrice": "0.0941", "LaunchSpecification": {**REQUEST["LaunchSpecification"], "InstanceType": "m5.large"}}
 
 
 def test_a_launch_that_could_pass_the_budget_is_refused_before_anything_is_asked(fake_session):
@@ -24,7 +25,7 @@ def test_a_launch_that_could_pass_the_budget_is_refused_before_anything_is_asked
 @pytest.mark.parametrize("call", REQUESTS)
 def test_what_is_alive_counts_with_what_it_may_still_cost(fake_session, call):
     session = fake_session(FakeAws(), budget=1.0)
-    cap = {"price": 0.0941}
+    cap = {"price": 0.0941, "itype": "m5.large"}
     first = bring_up_spots(REQUESTS[call], 3, "true", session=session, **cap)
     with pytest.raises(BudgetExceeded) as caught:  # while the first has no machine yet, and afterwards
         bring_up_spots(REQUESTS[call], 3, "true", session=session, **cap)
@@ -218,7 +219,7 @@ def test_a_budget_is_an_amount_of_dollars(fake_session, budget):
 @pytest.mark.cloud
 def test_on_the_local_cloud_a_budget_refuses_and_tears_down(session, request_, living, monkeypatch, wait_for):
     monkeypatch.setattr(fuse, "RETRY_SECONDS", 0.1)
-    session.budget = 0.05
+    session.budget = 0.3
     with pytest.raises(BudgetExceeded):
         bring_up_spots(request_, 2, "sleep 1000", session=session)
     launch = bring_up_spots(request_, 1, "sleep 1000", session=session)
