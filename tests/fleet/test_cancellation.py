@@ -52,6 +52,7 @@ async def test_a_waiter_cancelled_at_any_await_leaves_the_launch_running_and_no_
     assert len((await launch).succeeded) == 2
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_callback_that_waits_or_breaks_holds_nothing_up(fake_session):
     session, done = fake_session(FakeAws()), threading.Event()
     launch = bring_up_spots(REQUEST, 1, "true", session=session)
