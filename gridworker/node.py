@@ -14,8 +14,8 @@ from .asking import one, several
 from .errors import NotOnWorker
 from .keys import WIRE, incarnation, name_of
 from .limits import FAILURE_MS, TRIES
-from .serialize import PYTHON
 from .tally import private
+from .versions import PYTHON
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

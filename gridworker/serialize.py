@@ -14,14 +14,16 @@ from __future__ import annotations
 import io
 import marshal
 import pickle
-import sys
 from _weakref import ref
 from collections import deque
+from functools import partial
+from types import FunctionType
 
 from .errors import CodeMismatch, NotACall, NotSerializable
 from .limits import CODES_BYTES, CODES_MOST
 from .parts import BIG, Aside, Part, digest, load
 from .shelf import new_mark
+from .versions import cannot_import, check_made_with, code_of, code_version, imported, made_with, path_of, version_of
 
 try:                                        # hashlib would load OpenSSL: several ms at each start
     from _blake2 import blake2b
@@ -34,12 +36,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     Loaded = tuple[Callable[..., Any], str]
+    Versions = dict[int, tuple[str, str]]
 
 SCALARS = frozenset((int, float, str, bytes, bool, type(None), complex))
 _BY_VALUE = "="
 _SHORT = 4096            # bytes of scalars that are marshalled
-_Module = type(sys)
-PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"       # functions travel between equal versions only: their byte code differs
 
 
 class Reference:
@@ -80,25 +81,21 @@ class salted:
         return self.function(*args, **kwargs)
 
 
-def pickled(value: Any, what: str, aside: Aside | None = None, root: str = "it") -> bytes:
+def pickled(value: Any, what: str, aside: Aside | None = None, root: str = "it", versions: Versions | None = None) -> bytes:
     """The value's pickle, protocol 5; by value what belongs to `__main__` or can't be imported. NotSerializable names `what`.
 
-    It also tells which part of the value is to blame; `root` is what the value is called there.
-
-    Big buffers go into `aside`, if there is one, and not into the pickle.
+    It also tells which part of the value is to blame; `root` is what the value is called there. Big buffers go into `aside`, if there is
+    one, and not into the pickle. `versions` are compared where it is unpickled.
     """
     try:
-        data = pickle.dumps(value, 5, buffer_callback=aside)
+        data = _dumps(value, aside, versions)
         if b"__main__" not in data:
             return data
     except Exception:                       # lambdas, closures, local classes: cloudpickle decides
         data = b""
     try:
-        import cloudpickle
-
         left_out = aside.take() if aside is not None else []
-        by_value: bytes = cloudpickle.dumps(value, 5, buffer_callback=aside)
-        return by_value
+        return _dumps_by_value(value, aside, versions)
     except Exception as error:
         if data:
             if aside is not None:
@@ -107,15 +104,71 @@ def pickled(value: Any, what: str, aside: Aside | None = None, root: str = "it")
         raise _unpicklable(value, what, root, error) from error
 
 
+class _Compared(pickle.Pickler):
+    """Puts the versions of functions into a pickle."""
+
+    def __init__(self, out: io.BytesIO, aside: Aside | None, versions: Versions) -> None:
+        super().__init__(out, 5, buffer_callback=aside)
+        self._versions = versions
+
+    def reducer_override(self, value: Any) -> Any:
+        known = self._versions.get(id(value))
+        return NotImplemented if known is None else (imported, known)
+
+
+def _dumps(value: Any, aside: Aside | None, versions: Versions | None) -> bytes:
+    if not versions:
+        return pickle.dumps(value, 5, buffer_callback=aside)
+    out = io.BytesIO()
+    _Compared(out, aside, versions).dump(value)
+    return out.getvalue()
+
+
+def _dumps_by_value(value: Any, aside: Aside | None = None, versions: Versions | None = None) -> bytes:
+    import cloudpickle
+
+    if not versions:
+        by_value: bytes = cloudpickle.dumps(value, 5, buffer_callback=aside)
+        return by_value
+
+    wanted = versions
+
+    class Compared(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, value: Any) -> Any:
+            known = wanted.get(id(value))
+            return super().reducer_override(value) if known is None else (imported, known)
+
+    out = io.BytesIO()
+    Compared(out, 5, buffer_callback=aside).dump(value)
+    return out.getvalue()
+
+
+def versions_in(value: Any) -> Versions:
+    """Path and code version, by id, of functions that are handed over and go by path: arguments, in containers and partials too.
+
+    They are part of a call as the called function's version is: after an edit it is another call, which old workers refuse.
+    """
+    found: Versions = {}
+    stack, seen = [value], set[int]()
+    while stack:
+        value = stack.pop()
+        kind = type(value)
+        if kind is list or kind is tuple or kind is set or kind is frozenset or kind is dict:
+            parts = value.values() if kind is dict else value
+            if not SCALARS.issuperset(map(type, parts)) and id(value) not in seen:
+                seen.add(id(value))         # it may contain itself
+                stack += parts
+        elif kind is partial:
+            stack += (value.func, *value.args, *value.keywords.values())
+        elif kind is FunctionType and (path := path_of(value)) is not None:
+            found[id(value)] = path, version_of(value)
+    return found
+
+
 def _unpicklable(value: Any, what: str, root: str, error: Exception) -> NotSerializable:
     from .culprit import explain
 
-    def dumps(part: Any) -> None:
-        import cloudpickle
-
-        cloudpickle.dumps(part, 5, buffer_callback=lambda buffer: False)      # arrays are not copied for this
-
-    return NotSerializable(f"{what} cannot be pickled: {explain(value, error, root, dumps)}")
+    return NotSerializable(f"{what} cannot be pickled: {explain(value, error, root, lambda part: _dumps_by_value(part, Aside()))}")
 
 
 def scalar(value: Any) -> bytes:
@@ -153,6 +206,11 @@ def canonical(value: Any, depth: int = 0, aside: Aside | None = None) -> bytes:
     if kind is dict:
         pairs = [[canonical(key, depth + 1, aside), canonical(part, depth + 1, aside)] for key, part in value.items()]
         return _joined(b"D", sorted(_joined(b"", pair) for pair in pairs))
+    if kind is FunctionType and (path := path_of(value)) is not None:
+        return b"V" + f"{path}@{version_of(value)}".encode()
+    if kind is partial:
+        parts = (value.func, value.args, value.keywords, vars(value))
+        return _joined(b"A", [canonical(part, depth + 1, aside) for part in parts])
     if kind is set or kind is frozenset:
         return _joined(b"S" if kind is set else b"F", sorted(canonical(part, depth + 1, aside) for part in value))
     try:
@@ -189,7 +247,7 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], aside: Aside
             return b"a" + data, b"a" + data
         return b"a" + aside.body(data), b"a#" + aside.parts[0].name.encode()
     mark, value = (b"k", (args, kwargs)) if kwargs else (b"a", args)
-    data = pickled(value, "an argument", aside, "(args, kwargs)" if kwargs else "args")
+    data = pickled(value, "an argument", aside, "(args, kwargs)" if kwargs else "args", versions_in(value))
     if aside is None:
         return mark + data, mark + canonical(value)
     return mark + aside.body(data), mark + canonical(value, 0, aside)
@@ -223,39 +281,6 @@ def describe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], limit: in
     return f"{name}({', '.join(parts)})"
 
 
-def _code_of(function: Any) -> Any:
-    """The code of a function, or of what it wraps; None for what has no Python code (builtins)."""
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    return getattr(function, "__code__", None)
-
-
-def code_version(function: Any) -> str:
-    """16 hex digits that change when the function's code or defaults do; "" for what has no Python code (builtins)."""
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    code = _code_of(function)
-    if code is None:
-        return ""
-    state = blake2b(digest_size=8)
-    stack = [code]
-    while stack:
-        code = stack.pop()
-        state.update(repr((code.co_code, code.co_names, code.co_varnames, code.co_flags)).encode())
-        for constant in code.co_consts:
-            if hasattr(constant, "co_code"):
-                stack.append(constant)
-            elif type(constant) is frozenset:
-                state.update(canonical(constant))
-            else:
-                state.update(repr(constant).encode())
-    try:
-        state.update(canonical((function.__defaults__, function.__kwdefaults__)))
-    except Exception:                       # defaults that can't travel don't have to: their function's import makes them
-        state.update(b"?")
-    return state.hexdigest()
-
-
 class Functions:
     """Both ways between functions and references. One per process; not shared between threads without a lock of the caller.
 
@@ -276,7 +301,7 @@ class Functions:
     def reference(self, function: Callable[..., Any]) -> Reference:
         """The function's reference. One that goes by value is pickled anew each time: what it refers to may have been edited."""
         known = self._references.get(id(function))
-        if known is not None and known[0]() is function and known[2] is _code_of(function):      # autoreload edits in place
+        if known is not None and known[0]() is function and known[2] is code_of(function):      # autoreload edits in place
             return known[1]
         if isinstance(function, Reference):     # made before, for many salts
             return function
@@ -285,12 +310,11 @@ class Functions:
             return Reference(inner.text, inner.name, inner.code, function.salt, inner.part)
         if not callable(function):
             raise NotACall(f"{function!r} is not callable; write request(\"pool\", f, x), or requests(\"pool\", [(f, x), …])")
-        module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-        if module and name and module != "__main__" and _lookup(module, name) is function:
-            made = Reference(f"{module}:{name}@{_made_with(function)}-{code_version(function)}", name)
+        if (path := path_of(function)) is not None:
+            made = Reference(f"{path}@{made_with(function)}-{code_version(function)}", path.partition(":")[2])
             self._remember(function, made)
             return made
-        made = _with_code(_made_with(function).encode() + b"\0" + _by_value(function), _short_name(function))
+        made = _with_code(made_with(function).encode() + b"\0" + _by_value(function), _short_name(function))
         if len(self._names) > CODES_MOST:
             self._names.clear()
         self._names[made.text] = made.name
@@ -313,7 +337,7 @@ class Functions:
     def _remember(self, function: Callable[..., Any], made: Reference) -> None:
         number = id(function)
         try:
-            self._references[number] = ref(function, lambda _: self._references.pop(number, None)), made, _code_of(function)
+            self._references[number] = ref(function, lambda _: self._references.pop(number, None)), made, code_of(function)
         except TypeError:                   # cannot be referenced weakly (some builtins): looked up each time
             return
 
@@ -345,71 +369,20 @@ class Functions:
             if code is None:
                 raise CodeMismatch(f"the code of function {text} is not stored on this grid any more: call it again from where it was made")
             versions = bytes(code[:1 << 16]).partition(b"\0")[0]
-            _check_versions(versions.decode(), "this function by value")
+            check_made_with(versions.decode(), "this function by value")
             try:
                 function: Callable[..., Any] = pickle.loads(memoryview(code)[len(versions) + 1:])
             except ImportError as error:
-                raise _cannot_import(error.name or "a module", error) from error
+                raise cannot_import(error.name or "a module", error) from error
             self._keep(text, len(code))
             self._remember(function, Reference(text, _short_name(function)))
             return function
         path, _, version = text.partition("@")
         maker, _, version = version.partition("-")
-        _check_versions(maker, path)
-        module, _, name = path.partition(":")
-        try:
-            __import__(module)
-        except Exception as error:
-            raise _cannot_import(module, error) from error
-        found = _lookup(module, name)
-        if found is None:
-            raise CodeMismatch(f"the worker's module {module} has no {name}")
-        if code_version(found) != version:
-            raise CodeMismatch(f"the worker has another version of {module}.{name} than its caller: restart the workers")
-        self._remember(found, Reference(text, name))
-        loaded: Callable[..., Any] = found
-        return loaded
-
-
-def _cannot_import(module: str, error: Exception) -> CodeMismatch:
-    return CodeMismatch(f"the worker cannot import {module}: {type(error).__name__}: {error}. Modules are not sent: install it there, or "
-                        "copy it and start the workers with its directory in PYTHONPATH; what a notebook's cell defines is sent")
-
-
-def _made_with(function: Any) -> str:
-    """The versions that a function depends on: Python's, and major and minor one of packages that its code names.
-
-    >>> _made_with(len) == PYTHON
-    True
-    """
-    code = getattr(function, "__code__", None)
-    known = getattr(function, "__globals__", None)
-    if code is None or known is None:
-        return PYTHON
-    packages = {value.__name__.partition(".")[0] for name in code.co_names if type(value := known.get(name)) is _Module}
-    return ";".join([PYTHON, *sorted(f"{package}={version}" for package in packages if (version := _version(package)))])
-
-
-def _version(package: str) -> str:
-    """Major and minor version of an imported package, "" if it does not tell."""
-    version = getattr(sys.modules.get(package), "__version__", None)
-    return ".".join(version.split(".")[:2]).replace("-", "_") if isinstance(version, str) else ""
-
-
-def _check_versions(theirs: str, what: str) -> None:
-    """Raises CodeMismatch if the caller's Python or packages are not this worker's. Imports the packages."""
-    python, *packages = theirs.split(";")
-    if python != PYTHON:
-        raise CodeMismatch(f"{what} comes from Python {python}, and this worker runs Python {PYTHON}: start workers with the same version")
-    for entry in packages:
-        package, _, version = entry.partition("=")
-        try:
-            __import__(package)
-        except Exception as error:
-            raise CodeMismatch(f"{what} needs {package} {version}, which this worker cannot import: {error}") from error
-        if _version(package) != version:
-            raise CodeMismatch(f"{what} comes from {package} {version}, and this worker has {_version(package) or 'another'}: "
-                               "install the same version on the workers")
+        check_made_with(maker, path)
+        function = imported(path, version)
+        self._remember(function, Reference(text, path.partition(":")[2]))
+        return function
 
 
 def _with_code(code: bytes, name: str) -> Reference:
@@ -427,19 +400,6 @@ def _short_name(function: Callable[..., Any]) -> str:
 
 def _by_value(function: Callable[..., Any]) -> bytes:
     try:
-        import cloudpickle
-
-        code: bytes = cloudpickle.dumps(function, 5)
-        return code
+        return _dumps_by_value(function, versions=versions_in(function))
     except Exception as error:
         raise _unpicklable(function, f"the function {function!r}", _short_name(function), error) from error
-
-
-def _lookup(module: str, name: str) -> Any:
-    """What an import path leads to, or None."""
-    found = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-        if found is None:
-            return None
-    return found

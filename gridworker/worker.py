@@ -14,7 +14,7 @@ from types import CoroutineType
 
 from .blobs import Blobs
 from .codes import fetching
-from .errors import CallCancelled, GridError, NotSerializable, PartsGone, TooBig, TooDeep
+from .errors import CallCancelled, CodeMismatch, GridError, NotSerializable, PartsGone, TooBig, TooDeep
 from .keys import checked
 from .limits import DEPTH_MOST, HEARD_MOST, RESULT_MS
 from .links import Climber
@@ -307,6 +307,8 @@ class Worker:
         parts = self.blobs.fetch(b"W", running.call.encode(), memoryview(data)[1:]) if big else ()
         try:
             return decode_arguments(data, parts)
+        except CodeMismatch:
+            raise
         except Exception as error:
             raise NotSerializable(f"the arguments of {running.name} cannot be read on this worker: "
                                   f"{type(error).__name__}: {error}") from error

@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grid_calls as calls
@@ -156,10 +157,13 @@ def test_a_worker_with_other_code_says_so(lab: Lab) -> None:
     changed = calls.inc.__code__
     try:
         calls.inc.__code__ = (lambda x: x + 2).__code__
-        with pytest.raises(CodeMismatch, match="restart the workers"):
-            grid.request("pool", calls.inc, 5).result(20)
+        for asked in ((calls.inc, 5), (partial(calls.inc, 5),), (lambda f, x: f(x), calls.inc, 5), (calls.options, [{"f": calls.inc}], 1)):
+            with pytest.raises(CodeMismatch, match=r"another version of grid_calls\.inc than its caller: restart the workers"):
+                grid.request("pool", *asked).result(20)
     finally:
         calls.inc.__code__ = changed
+    assert grid.request("pool", partial(calls.inc, 5)).result(20) == 6
+    assert grid.request("pool", lambda f, x: f(x), calls.inc, 5).result(20) == 6
 
 
 def test_calls_go_to_the_pool_they_name(lab: Lab) -> None:

@@ -22,7 +22,7 @@ from gridworker import (
     local,
     request,
     requests,
-    serialize,
+    versions,
 )
 from gridworker import __version__ as VERSION
 from gridworker.keys import WIRE
@@ -135,7 +135,7 @@ def test_a_cycle_of_functions_that_go_by_value_is_shown_too(living: Grid) -> Non
 
 @pytest.mark.parametrize("function", [calls.inc, lambda x: x + 1])
 def test_another_python_is_named_before_anything_of_it_is_run(living: Grid, monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
-    monkeypatch.setattr(serialize, "PYTHON", "3.99")
+    monkeypatch.setattr(versions, "PYTHON", "3.99")
     with pytest.raises(CodeMismatch, match=r"comes from Python 3.99, and this worker runs Python 3.\d+"):
         living.request("pool", function, 1).result(20)
     monkeypatch.undo()
@@ -179,5 +179,5 @@ def test_what_a_client_cannot_import_on_the_worker_is_named(living: Grid, tmp_pa
 
 def test_nodes_tell_their_versions(living: Grid) -> None:
     node = living.status().nodes["ann"]
-    assert node["python"] == serialize.PYTHON
+    assert node["python"] == versions.PYTHON
     assert node["version"] == VERSION and node["wire"] == WIRE

@@ -7,6 +7,7 @@ import math
 import pickle
 import random
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import grid_calls as calls
@@ -111,6 +112,41 @@ def test_an_edited_function_is_another_argument(around: Any) -> None:
     assert sent[0] == sent[1] != sent[2] == sent[3]
 
 
+def with_other_code(action: Callable[[], Any]) -> Any:
+    """What it gives while a function that is imported has been edited."""
+    code = calls.inc.__code__
+    try:
+        calls.inc.__code__ = (lambda x: x + 2).__code__        # as autoreload does in IPython
+        return action()
+    finally:
+        calls.inc.__code__ = code
+
+
+@pytest.mark.parametrize("around", [lambda value: value, lambda value: [value, 1], lambda value: {"key": ({1: value},)},
+                                    lambda value: functools.partial(value, 1), lambda value: [{value}, lambda: 1]])
+def test_an_imported_function_that_was_edited_is_another_argument(around: Any) -> None:
+    def sent() -> bytes:
+        return encode_arguments((around(calls.inc),), {})[1]
+
+    assert sent() == sent() != with_other_code(sent)
+
+
+@pytest.mark.parametrize("function", [functools.partial(calls.inc, 1), functools.partial(divmod, calls.inc),
+                                      functools.partial(lambda f: f(1), f=calls.inc)])
+def test_a_partial_of_an_edited_function_is_another_function(function: Any) -> None:
+    def reference() -> str:
+        return Functions().reference(function).text
+
+    assert reference() == reference() != with_other_code(reference)
+
+
+def test_functions_among_arguments_arrive() -> None:
+    data, _ = encode_arguments(((calls.inc, {"f": functools.partial(calls.inc, 5)}, [len, calls.Odd]),), {"key": calls.inc})
+    (first, second, third), = decode_arguments(data)[0]
+    assert first is calls.inc and decode_arguments(data)[1] == {"key": calls.inc}
+    assert second["f"]() == 6 and third == [len, calls.Odd]
+
+
 def test_an_instance_of_an_edited_class_is_another_argument() -> None:
     text = "class Edited:\n    def __init__(self, big): self.big = big\n    def twice(self): return {}"
     big, sent = numpy.ones(100_000), []
@@ -172,13 +208,8 @@ def test_an_error_has_the_attributes_of_what_was_raised(cause: Exception) -> Non
 
 def test_a_function_that_was_given_other_code_is_another_version() -> None:
     functions = Functions()
-    code = calls.inc.__code__
     before = functions.reference(calls.inc).text
-    try:
-        calls.inc.__code__ = (lambda x: x + 2).__code__        # as autoreload does in IPython
-        assert functions.reference(calls.inc).text != before
-    finally:
-        calls.inc.__code__ = code
+    assert with_other_code(lambda: functions.reference(calls.inc).text) != before
     assert functions.reference(calls.inc).text == before
 
 
