@@ -33,6 +33,7 @@ CAPACITY = Reason(Kind.CAPACITY, "name further types or zones (itype=[…], subn
 QUOTA = Reason(Kind.QUOTA, "this is an account limit, not missing capacity: raise it in Service Quotas or end something", True)
 PRICE = Reason(Kind.PRICE, "raise price, or leave it out: the on-demand price is then the cap")
 DENIED = Reason(Kind.PERMISSION, "check which credentials are in use, and that their policy allows the call", True)
+STALE = Reason(Kind.PERMISSION, "renew the credentials (`aws sso login`, or as they were got), and look at this computer's clock", True)
 THROTTLED = Reason(Kind.THROTTLED, "wait a minute and try again, or ask for less at once")
 INVALID = Reason(Kind.INVALID, "mend the request: AWS's message says what it does not take", True)
 ADDRESSES = Reason(Kind.CAPACITY, "the subnet has too few free addresses: name a larger one, or further ones (subnet=[…])")
@@ -86,14 +87,25 @@ REFUSED: Mapping[str, Reason] = {
             "AuthFailure",
             "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
             "InvalidClientTokenId",
-            "ExpiredToken",
-            "ExpiredTokenException",
-            "SignatureDoesNotMatch",
             "OptInRequired",
             "PendingVerification",
             "Blocked",
+            "InvalidAccessKeyId",
+            "MissingAuthenticationToken",
+            "UnrecognizedClientException",
         ),
         DENIED,
+    ),
+    **dict.fromkeys(
+        (
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "InvalidToken",
+            "RequestExpired",
+            "RequestTimeTooSkewed",
+            "SignatureDoesNotMatch",
+        ),
+        STALE,
     ),
     **dict.fromkeys(
         (

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 from aiobotocore.config import AioConfig
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, CredentialRetrievalError, TokenRetrievalError, UnauthorizedSSOTokenError
 
 from fleetctl.cloud.aws import Aws, Credentials, _from_client_error
 from fleetctl.errors import AwsError, BadRequest, Capacity, Denied, Network, NotFound, Quota, Throttled
@@ -19,6 +19,8 @@ KEYS = Credentials("AKIAEXAMPLE", "not-to-be-seen", "nor-this")
         ("RequestThrottled", 400, Throttled),
         ("Throttled", 429, Throttled),
         ("UnauthorizedOperation", 403, Denied),
+        ("RequestExpired", 400, Denied),
+        ("UnrecognizedClientException", 400, Denied),
         ("InsufficientInstanceCapacity", 500, Capacity),
         ("MaxSpotInstanceCountExceeded", 400, Quota),
         ("InvalidInstanceID.NotFound", 400, NotFound),
@@ -38,6 +40,25 @@ def test_each_code_is_a_kind_and_a_broken_answer_tells_nothing_about_the_call(co
     assert type(error) is kind
     assert (error.code, error.request_id) == (code, "r-1")
     assert "so it is" in str(error)
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch"])
+def test_credentials_that_have_run_out_or_a_clock_that_is_wrong_are_told_as_that(code):
+    error = _from_client_error("ec2", "run", ClientError({"Error": {"Code": code, "Message": "no"}}, "Run"))
+    assert type(error) is Denied
+    assert "renew the credentials" in error.todo and "clock" in error.todo
+
+
+@pytest.mark.parametrize("raised", [UnauthorizedSSOTokenError(), TokenRetrievalError(provider="sso", error_msg="it has expired"),
+                                    CredentialRetrievalError(provider="process", error_msg="it ended with 1")])
+async def test_credentials_that_are_not_to_be_had_now_are_told_with_what_to_do(raised, monkeypatch):
+    async def refuse(self, service):
+        raise raised
+
+    monkeypatch.setattr(Aws, "_client", refuse)
+    with pytest.raises(Denied, match="aws sso login") as caught:
+        await Aws(region="us-east-1").call("ec2", "describe_instances")
+    assert caught.value.code == type(raised).__name__
 
 
 async def test_an_endpoint_that_nobody_serves_is_a_network_error(monkeypatch):

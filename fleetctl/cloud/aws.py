@@ -16,10 +16,22 @@ from typing import Any
 import boto3
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, NoRegionError, ProfileNotFound
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
 from botocore.exceptions import ConnectionError as NoConnection
 from botocore.parsers import ResponseParserError
 
+from .. import reasons
 from ..errors import AwsError, BadRequest, Capacity, Denied, Kind, Network, NotFound, PriceTooLow, Quota, Throttled
 from ..reasons import reason
 
@@ -32,6 +44,7 @@ CLASSES: dict[Kind, type[AwsError]] = {
     Kind.INVALID: BadRequest,
 }
 
+STALE = (CredentialRetrievalError, PartialCredentialsError, SSOError, TokenRetrievalError)  # what stands for credentials gives none now
 # how the services say that the thing is not there
 ABSENT = (".NotFound", "NotFoundException", "NonExistentQueue", "QueueDoesNotExist", "ParameterNotFound", "NoSuchBucket", "NoSuchKey",
           "NoSuchEntity", "NatGatewayNotFound", "ResourceNotFound")  # fmt: skip
@@ -96,6 +109,10 @@ class Aws:
                 operation=operation,
                 code=type(error).__name__,
                 todo="run `aws configure`, or set AWS_PROFILE and AWS_REGION",
+            ) from error
+        except STALE as error:
+            raise Denied(
+                f"{service} {operation}: {error}", service=service, operation=operation, code=type(error).__name__, todo=reasons.STALE.todo
             ) from error
         except BotoCoreError as error:
             raise AwsError(f"{service} {operation}: {error}", service=service, operation=operation, code=type(error).__name__) from error
