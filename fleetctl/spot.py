@@ -252,6 +252,11 @@ def _pools(profile: Profile, request: dict[str, Any], n: int, fallback: str | No
     options = profile.aliases(aliases)
     asked = topup.pools(request, options, fallback)
     said = shapes.view(asked[0].request)
+    if "udata" in said:
+        raise RequestInvalid(
+            "user data is what fleetctl tells machines: their reports, commands and fuse; what the request says there would be lost",
+            alias="udata", found=said["udata"], todo="give its lines as the commands instead: they run as the login user, who has sudo",
+        )  # fmt: skip
     defaults = {
         "image": profile.image,
         "key": profile.key,

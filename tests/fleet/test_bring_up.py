@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from fake_aws import REQUESTS, FakeAws
 
 from fleetctl import (
     LaunchFailed,
@@ -14,6 +15,7 @@ from fleetctl import (
     ScriptFailed,
     bring_up_one_spot,
     bring_up_spots,
+    shapes,
     teardown,
     teardown_all,
 )
@@ -21,6 +23,18 @@ from fleetctl.errors import LaunchCancelled, ProfileError, TooFewMachines
 from fleetctl.lifecycle import LaunchState, MachineState
 
 pytestmark = pytest.mark.cloud
+
+
+@pytest.mark.parametrize("call", REQUESTS)
+def test_user_data_of_ones_own_is_refused_for_it_would_be_lost(fake_session, call):
+    session = fake_session(FakeAws())
+    with pytest.raises(RequestInvalid, match="give its lines as the commands"):
+        bring_up_spots(REQUESTS[call], 1, "true", session=session, udata="#!/bin/sh\ntouch /there\n")
+    own = shapes.apply(REQUESTS[call], udata="#!/bin/sh\ntouch /there\n")
+    for ready in ("reported", "ssh"):
+        with pytest.raises(RequestInvalid, match="user data"):
+            bring_up_spots(own, 1, "true", session=session, ready=ready)
+    assert session.aws.calls == [] and session.launches == []
 
 
 async def test_machines_are_up_when_they_have_said_so(session, oracle, request_):
