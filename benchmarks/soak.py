@@ -1,6 +1,7 @@
 """A grid under fire: random parts are killed for a bounded time, and each of the calls must have exactly one result, the right one.
 
     python benchmarks/soak.py --seconds 60 --seed 1
+    python benchmarks/soak.py --seconds 60 --seed 1 --one-machine     # big values in shared memory; the server, which has no disk, lives on
     python benchmarks/soak.py --seconds 10 --seed 1 --no-recovery     # the control: without recovery some must be lost
 
 What dies: workers, whole hosts (a supervisor with its workers), the distributor, the server (restarted from its append-only file), all
@@ -42,15 +43,16 @@ KINDS = {"worker": 8, "connections": 3, "stand still": 3, "client": 3, "host": 2
 
 
 class Soak:
-    """One run. `recovery=False` is the control: nothing is given back, and only workers are killed."""
+    """One run. `recovery=False` is the control: nothing is given back, and only workers are killed. `one_machine`: as `Grid()` does it."""
 
-    def __init__(self, directory: Path, seconds: float, seed: int, recovery: bool) -> None:
+    def __init__(self, directory: Path, seconds: float, seed: int, recovery: bool, one_machine: bool = False) -> None:
         self.directory, self.seconds, self.seed, self.recovery = directory, seconds, seed, recovery
         self.dice = random.Random(seed)
         self.kills: Counter[str] = Counter()
         self.on_owned = 0
         self.keys = Keys("soak")
-        self.server = Server(unix=True, directory=directory / "server", durable=True)
+        self.kinds = {kind: weight for kind, weight in KINDS.items() if not (one_machine and kind == "server")}
+        self.server = Server(unix=True, directory=directory / "server", durable=not one_machine, shelf=one_machine)
         self.secret = directory / "secret"
         self.noted, self.deaths = directory / "executed", directory / "deaths"
         self.hosts: list[subprocess.Popen[bytes]] = []
@@ -134,7 +136,7 @@ class Soak:
         return asked, time.monotonic() - began
 
     def _kill(self) -> None:
-        kind = self.dice.choices(list(KINDS), list(KINDS.values()))[0] if self.recovery else "worker"
+        kind = self.dice.choices(list(self.kinds), list(self.kinds.values()))[0] if self.recovery else "worker"
         connection = self.server.connection()
         try:
             nodes = connection.call("HGETALL", self.keys.nodes)
@@ -238,9 +240,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-recovery", dest="recovery", action="store_false")
+    parser.add_argument("--one-machine", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
-        figures = Soak(Path(directory), options.seconds, options.seed, options.recovery).run()
+        figures = Soak(Path(directory), options.seconds, options.seed, options.recovery, options.one_machine).run()
     print(json.dumps(figures))
     return int(bool(figures["lost"] + figures["wrong"] + figures["failed"]) == options.recovery)
 

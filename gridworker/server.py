@@ -75,11 +75,11 @@ def free_port(host: str = "127.0.0.1") -> int:
 class Server:
     """A server process with a directory of its own.
 
-    `port` 0 picks a free one; `unix=True` listens on a socket in the directory and on no port; `shelf=True`, too, if all who use it are on
+    `port` 0 picks a free one; `unix=True` listens on a socket in the directory and on no port. `shelf=True`, too, if all who use it are on
     this machine: big values lie in its memory then, and not in the server's (shelf.py). `password` None makes one up, "" means none.
-    `directory` is kept if it is given, else removed with the server. `durable`: what it has accepted is on its disk within a second, and
-    `durable=True` of requests works; that costs about a third of the throughput. `binary`: which server, else the one that `find` finds.
-    `options` are further directives.
+    `directory` is kept if it is given, else removed with the server. `durable`: what it has accepted is on its disk
+    within a second, and `durable=True` of requests works; that costs about a third of the throughput; there is no shelf then. `binary`:
+    which server, else the one that `find` finds. `options` are further directives.
     """
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, unix: bool = False, shelf: bool = False, password: str | None = None,
@@ -90,7 +90,7 @@ class Server:
         self.password = secrets.token_hex(16) if password is None else password
         self.address = Address(path=str(self.directory / "socket")) if unix else Address(host, port or free_port(host))
         self._options = {**({"appendonly": "yes", "appendfsync": "everysec"} if durable else {}), **(options or {})}
-        self._binary, self._wants_shelf, self._shelf = binary, unix and shelf, ""
+        self._binary, self._wants_shelf, self._shelf = binary, unix and shelf and not durable, ""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
