@@ -10,6 +10,7 @@ import pytest
 
 from gridworker import Grid
 from gridworker.server import Server
+from gridworker.store import Connection
 
 sys.path.insert(0, str(Path(__file__).parent))     # grid_calls is imported by the same name here and on the workers
 
@@ -36,3 +37,22 @@ def grid(lab: Lab) -> Grid:
     """A client of a grid with two workers."""
     lab.workers(2)
     return lab.client()
+
+
+@pytest.fixture
+def connection(lab: Lab) -> Iterator[Connection]:
+    """One to the server of the lab."""
+    connection = lab.connection()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Lab]:
+    """A lab with a server of its own, which it may fill, empty and start again."""
+    with Server(unix=True, directory=tmp_path / "server") as server:
+        lab = Lab(server, tmp_path)
+        try:
+            yield lab
+        finally:
+            lab.close()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import big_calls as big
@@ -20,7 +18,6 @@ from proxy import Proxy
 from gridworker import GridFull, NotTrusted, PartsGone, TooBig, blobs, salted
 from gridworker.parts import BIG, Aside, load, parts_of
 from gridworker.serialize import Functions, call_id, decode_arguments, encode_arguments
-from gridworker.server import Server
 from gridworker.store import Connection, Script
 
 if TYPE_CHECKING:
@@ -28,24 +25,6 @@ if TYPE_CHECKING:
 
 N = 40_000                                  # of 8 bytes: big
 MIB = 1 << 20
-
-
-@pytest.fixture
-def connection(lab: Lab) -> Iterator[Connection]:
-    connection = lab.connection()
-    yield connection
-    connection.close()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Lab]:
-    """A lab with a server of its own, which it may fill, empty and start again."""
-    with Server(unix=True, directory=tmp_path / "server") as server:
-        lab = Lab(server, tmp_path)
-        try:
-            yield lab
-        finally:
-            lab.close()
 
 
 def stored(lab: Lab, connection: Connection, what: str = "*") -> list[str]:

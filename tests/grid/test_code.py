@@ -3,7 +3,7 @@ enclose."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,8 @@ from grid_lab import Lab, lines, until
 from gridworker import blobs, codes, request, serialize
 from gridworker.parts import BIG
 from gridworker.serialize import Functions
-from gridworker.server import Server
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Lab]:
-    """A lab with a server of its own, which it may fill, empty and start again."""
-    with Server(unix=True, directory=tmp_path / "server") as server:
-        lab = Lab(server, tmp_path)
-        try:
-            yield lab
-        finally:
-            lab.close()
 
 
 def enclosing(number: int, size: int = MIB) -> Callable[[int], int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import grid_calls as calls
@@ -19,13 +18,6 @@ from gridworker.store import Connection, Script
 from gridworker.waits import Wait, Waits
 
 HOUR_MS = 3_600_000
-
-
-@pytest.fixture
-def connection(lab: Lab) -> Iterator[Connection]:
-    connection = lab.connection()
-    yield connection
-    connection.close()
 
 
 def acknowledge(lab: Lab, connection: Connection, *ids: str, keep_ms: int = HOUR_MS, most: int = 100) -> int:

@@ -40,13 +40,6 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def connection(lab: Lab) -> Iterator[Connection]:
-    connection = lab.connection()
-    yield connection
-    connection.close()
-
-
-@pytest.fixture
 def empty(tmp_path: Path) -> Shelf:
     return Shelf(str(tmp_path))
 
