@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from datetime import UTC, datetime
 
@@ -179,25 +180,32 @@ def test_a_teardown_ends_the_writing_before_the_bucket_goes(fake_session, tasks_
     assert session.aws.count("put_object") <= 1
 
 
-def test_a_launch_that_is_begun_during_a_teardown_is_looked_after_when_that_is_over(fake_session, monkeypatch, wait_for):
+@pytest.mark.parametrize("late", [False, True])
+def test_a_launch_that_is_begun_during_a_teardown_is_looked_after_when_that_is_over(fake_session, monkeypatch, wait_for, late):
     monkeypatch.setattr(fuse, "RETRY_SECONDS", 0.01)
     session = fake_session(FakeAws())
     up(session, hours=5)
-    held = asyncio.Event()
+    reached, held = threading.Event(), asyncio.Event()
 
-    async def hold(service, operation, parameters):
+    async def hold():
+        reached.set()
+        await held.wait()
+
+    async def terminating(service, operation, parameters):
         if operation == "terminate_instances":
-            await held.wait()
+            await hold()
 
-    session.aws.before = hold
+    if late:
+        session.aws.before = terminating
+    else:
+        session.before_end(hold)
     ending = session.submit(session.teardown_all(), "teardown")
-    wait_for(lambda: "terminate_instances" in session.aws.calls)
+    assert reached.wait(20)
     launch = bring_up_spots(REQUEST, 1, "true", session=session, hours=5)
-    former = session.aws.buckets.copy()
     session.loop.call_soon_threadsafe(held.set)
     assert ending.result(30).remaining == ()
     launch.result(10)
-    wait_for(lambda: session.aws.buckets and former.keys().isdisjoint(session.aws.buckets))
+    wait_for(lambda: any(list(session.aws.buckets.values())), 20)  # the former one has been proved gone
     assert list(read(session)[1]) == [str(launch.uuid)]
 
 
