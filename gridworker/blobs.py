@@ -53,6 +53,7 @@ class Blobs:
         self._lock = allocate_lock()
         self._connected = False
         self._unread = 0                                # replies that nobody has waited for
+        self._doubt = False                             # one of them did not come: a note may have been lost
         self._keep, self._put, self._forget = Script("keep"), Script("put"), Script("forget")
         self._shelf: Shelf | None = None
         self._known: dict[str, float] = {}
@@ -78,18 +79,18 @@ class Blobs:
         """
         for call, parts in wanted.items():
             self._seal.check(b"W", call.encode(), sum(part.length for part in parts))
-        for call, parts in wanted.items():
-            self._held[call] = [self._parts.setdefault(part.name, part) for part in parts]      # one copy for all calls
+        needs = {call: [self._parts.setdefault(part.name, part) for part in parts] for call, parts in wanted.items()}   # one copy for all
+        self._held.update(needs)            # another thread that asks for the same may hear of it, and forget it, at any time
         try:
             with self._lock:
-                self._insisting(lambda: self._supply({call: self._held[call] for call in wanted}, known=False))
-        except GridError as error:
+                self._insisting(lambda: self._supply(needs, known=False))
+        except BaseException as error:      # Ctrl-C, too
             if not isinstance(error, GridUnreachable):
                 self.forget(wanted)
             raise
         finally:
-            for call in wanted:
-                for part in self._held.get(call, ()):
+            for parts in needs.values():
+                for part in parts:
                     part.settle()
 
     def supply_again(self) -> None:
@@ -155,9 +156,10 @@ class Blobs:
             raise errors[0]
         return missing, full
 
-    def _entering(self, calls: Mapping[str, Sequence[str]], notes: Mapping[str, bytes] = _NONE, most: int = PARTS_MOST) -> bytes:
+    def _entering(self, calls: Mapping[str, Sequence[str]], notes: Mapping[str, bytes] = _NONE, most: int | None = None) -> bytes:
         keys = self._keys
         entries = [word for name, needing in calls.items() for word in (name, notes.get(name, b""), len(needing), *needing)]
+        most = PARTS_MOST if most is None else most
         most = most if self._shelf is None else min(most, self._shelf.most)
         return pack(("EVALSHA", self._keep.digest, 2, keys.parts, keys.parts + ":bytes", keys.prefix, most, RESULT_MS, HOLD_MS, *entries))
 
@@ -172,7 +174,12 @@ class Blobs:
         return [name.decode() for name in missing]
 
     def _lay(self, part: Part) -> bool:
-        return self._shelf is not None and bool(part.mark) and self._shelf.put(self._keys.part(part.name), part.mark, _data(part))
+        if self._shelf is None or not part.mark:
+            return False
+        if part.laid:                       # under that mark it may be about to be removed
+            part.mark = new_mark()
+        part.laid = True
+        return self._shelf.put(self._keys.part(part.name), part.mark, _data(part))
 
     # results
 
@@ -287,18 +294,21 @@ class Blobs:
 
     def _insisting(self, action: Callable[[], T]) -> T:
         """Does it on a connection that works, however often that breaks while there is patience; all that is done here can be repeated."""
-        until = None
+        until, loaded = None, False
         while True:
             try:
                 if not self._connected:
-                    self._unread = 0
+                    self._doubt, self._unread = self._doubt or self._unread > 0, 0
                     self._connection.connect(patience=0.0 if until is None else max(0.0, until - time.monotonic()))
                     self._shelf = beside(self._connection.address)
                     self._connection.pipeline([("SCRIPT", "LOAD", script.text) for script in (self._keep, self._put)])
-                    self._connected = True
+                    self._connected = loaded = True
+                    if self._shelf is not None and self._doubt:
+                        self._supply(dict(self._held), known=True)
+                    self._doubt = False
                 return action()
             except BaseException as error:
-                if isinstance(error, ServerError) and error.code == "NOSCRIPT" and self._connected:
+                if isinstance(error, ServerError) and error.code == "NOSCRIPT" and not loaded:
                     self._connected = False         # somebody has flushed the server's scripts
                     continue
                 if not isinstance(error, GridFull | PartsGone):      # replies may be on their way that nobody will read
@@ -319,7 +329,7 @@ class Blobs:
             reply = self._connection.reply()
             self._unread -= 1
             if isinstance(reply, ServerError):
-                self._connected = False         # somebody has flushed the server's scripts
+                self._connected, self._doubt = False, True      # somebody has flushed the server's scripts
             elif isinstance(reply, list):
                 self._entered(reply)
 
@@ -333,6 +343,8 @@ class Blobs:
         if self._lock.acquire(False):
             try:
                 self._read_unread()
+                if not self._connected:
+                    self._insisting(bool)
             except GridError:               # whoever needs the connection next makes a new one
                 self._connected = False
             finally:

@@ -33,11 +33,11 @@ def digest(data: bytes | bytearray | memoryview) -> str:
 class Part:
     """A big part: name, bytes, digest or "", mark or "". `data` is None where it is only referred to."""
 
-    __slots__ = ("__weakref__", "_own", "data", "digest", "length", "mark", "name")
+    __slots__ = ("__weakref__", "_own", "data", "digest", "laid", "length", "mark", "name")
 
     def __init__(self, name: str, length: int, digest: str = "", mark: str = "", data: bytes | memoryview | None = None) -> None:
         self.name, self.length, self.digest, self.mark, self.data = name, length, digest, mark, data
-        self._own = type(data) is bytes
+        self._own, self.laid = type(data) is bytes, False           # laid: on a shelf, under its mark, at some time
 
     def __repr__(self) -> str:
         return f"<Part {self.name} {self.length:,} bytes>"

@@ -104,6 +104,7 @@ class Server:
     def start(self) -> Server:
         """Starts it and waits until it answers. ServerNotFound with its output if it does not."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        binary = self._binary or find()
         if self._wants_shelf:
             self._shelf = shelf.make(str(self.directory))
         configuration = self.directory / "server.conf"
@@ -117,7 +118,7 @@ class Server:
         with open(configuration, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write("\n".join(lines) + "\n")
         self._process = subprocess.Popen(["/bin/sh", "-c", _GUARD, "sh", str(self.directory) if self._temporary else "",
-                                          self._shelf, str(self._binary or find()),
+                                          self._shelf, str(binary),
                                           str(configuration)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                          stderr=subprocess.DEVNULL, start_new_session=True)
         connection = Connection(self.address, self.password or None)

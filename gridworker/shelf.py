@@ -31,6 +31,7 @@ MEMORY = "/dev/shm"         # where Linux has files that are memory, and everybo
 LINK = "parts"
 NOTE_MOST = 64              # bytes of a note: no part is so short
 SETTLED_SECONDS = 60.0      # a file that is older and has no note has lost it, and is not just about to get it
+MAPS_MOST = 10_000          # the kernel allows a process some 65,000 of all kinds
 SHARE = 4                   # of the room for files in memory, one in so many is for what no pending call needs
 
 
@@ -65,13 +66,18 @@ class Shelf:
         return True
 
     def read(self, key: str, mark: str, length: int) -> memoryview | None:
-        """A part, mapped and not copied; what is written to it nobody else sees. None if it is not there, or not as long."""
+        """A part, mapped, or copied where there are many maps already; what is written to it nobody else sees.
+
+        None if it is not there, or not as long.
+        """
         try:
             file = os.open(self._path(key, mark), os.O_RDONLY)
         except OSError:
             return None
         try:
-            return _mapped(file, length) if os.fstat(file).st_size == length else None
+            if os.fstat(file).st_size != length:
+                return None
+            return _mapped(file, length) or _copied(file, length)
         finally:
             os.close(file)
 
@@ -82,16 +88,22 @@ class Shelf:
     def sweep(self, notes: Callable[[Sequence[str]], Sequence[bytes]]) -> int:
         """Takes away what has lost its note; how much. `notes(keys)`: how what the server has there begins."""
         lying, now = [], time.time()
-        with suppress(OSError), os.scandir(self.directory) as entries:
-            for entry in entries:
-                key, _, mark = entry.name.rpartition(".")
-                if key and now - entry.stat().st_mtime > SETTLED_SECONDS:
+        for name in self._names():
+            key, _, mark = name.rpartition(".")
+            with suppress(OSError):         # it has just gone
+                if key and now - os.stat(os.path.join(self.directory, name)).st_mtime > SETTLED_SECONDS:
                     lying.append((key, mark))
         there = notes([key for key, _ in lying]) if lying else ()
         lost = [each for each, note in zip(lying, there, strict=True) if read_note(note) != each[1]]
         for key, mark in lost:
             self.remove(key, mark)
         return len(lost)
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.directory)
+        except OSError:
+            return []
 
     def _path(self, key: str, mark: str) -> str:
         return os.path.join(self.directory, f"{key}.{mark}".replace("/", "-"))       # whoever has named it: it is in here
@@ -149,17 +161,38 @@ def remove(directory: str, memory: str) -> None:
     rmtree(memory, ignore_errors=True)
 
 
+class _Maps:
+    """How many of them this process has."""
+
+    count = 0
+
+
 def _mapped(file: int, length: int) -> memoryview | None:
     """That file as memory, for as long as anybody refers to it. Not by the module mmap, whose maps hold a descriptor each."""
     import ctypes  # some milliseconds, for those only who have big values
 
+    if _Maps.count >= MAPS_MOST:
+        return None
     library = _library()
     address = library.mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, file, 0)
     if address == ctypes.c_void_p(-1).value:
         return None
     memory = (ctypes.c_ubyte * length).from_address(address)
-    finalize(memory, library.munmap, address, length).atexit = False
+    _Maps.count += 1
+    finalize(memory, _unmap, address, length).atexit = False
     return memoryview(memory).cast("B")
+
+
+def _unmap(address: int, length: int) -> None:
+    _Maps.count -= 1
+    _library().munmap(address, length)
+
+
+def _copied(file: int, length: int) -> memoryview | None:
+    view, at = memoryview(bytearray(length)), 0
+    while at < length and (got := os.readv(file, [view[at:]])):
+        at += got
+    return view if at == length else None
 
 
 @cache

@@ -31,7 +31,7 @@ from .tally import Paces, shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
     from .keys import Keys
@@ -191,9 +191,16 @@ class Supervisor:
         self._swept_at = now
         if (shelf := beside(self.address)) is not None:
             try:
-                shelf.sweep(lambda keys: self._connection.pipeline([("GETRANGE", key, 0, NOTE_MOST) for key in keys]))
-            except GridUnreachable as error:
+                shelf.sweep(self._notes)
+            except GridError as error:
                 log.info("supervisor %s could not sweep the shelf: %s", self.name, error)
+
+    def _notes(self, keys: Sequence[str]) -> list[bytes]:
+        replies = self._connection.pipeline([("GETRANGE", key, 0, NOTE_MOST) for key in keys])
+        for reply in replies:
+            if isinstance(reply, GridError):
+                raise reply
+        return replies
 
     def _alone(self) -> bool:
         """Whether the server has been gone for too long."""

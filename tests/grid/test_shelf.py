@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import big_calls as big
 import grid_calls as calls
@@ -19,11 +21,13 @@ from grid_lab import Lab, lines, until
 from test_big_values import MIB, N, keep, same, stored
 from test_embedded import script
 
-from gridworker import Grid, GridError, NotTrusted, PartsGone, blobs, salted, shelf
+from gridworker import Grid, GridError, NotTrusted, PartsGone, ServerNotFound, blobs, salted, shelf
+from gridworker.blobs import Blobs
 from gridworker.keys import Keys
 from gridworker.parts import Part
 from gridworker.server import Server
 from gridworker.shelf import Shelf, note, read_note
+from gridworker.store import ServerError
 from gridworker.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -195,6 +199,89 @@ def test_what_the_server_has_in_place_of_an_unsigned_part_is_not_used(lab: Lab, 
         lab.client(name="me").collect(answer.calls)[answer.calls[0]].result(20)
 
 
+def test_threads_that_ask_for_the_same_call_do_not_disturb_each_other(lab: Lab) -> None:
+    lab.workers(1)
+    grid, wrong = lab.client(), list[object]()
+
+    def ask() -> None:
+        for number in range(60):
+            try:
+                if (got := grid.request("pool", big.total, numpy.full(N, float(number))).result(30)) != number * N:
+                    wrong.append(got)
+            except Exception as error:      # any of them is what this test is about
+                wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> list[Part]:
+    """Ctrl-C comes once, as parts have just been stored: these."""
+    seen, store = list[Part](), Blobs._store
+
+    def stored_and_interrupted(self: Blobs, parts: list[Part], *arguments: Any) -> Any:
+        result = store(self, parts, *arguments)
+        if not seen:
+            seen.extend(parts)
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(Blobs, "_store", stored_and_interrupted)
+    return seen
+
+
+def test_what_was_not_asked_for_in_the_end_is_not_kept(lab: Lab, interrupted: list[Part]) -> None:
+    grid = lab.client()
+    with pytest.raises(KeyboardInterrupt):
+        grid.request("pool", big.total, numpy.ones(N))
+    assert interrupted and not grid._blobs._held
+
+
+def test_a_file_that_is_about_to_be_removed_is_not_taken_for_a_new_one(lab: Lab, interrupted: list[Part],
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, value in {"PARTS_MOST": 1, "KNOWN_SECONDS": 0.0, "HOLD_MS": 1}.items():
+        monkeypatch.setattr(blobs, limit, value)
+    grid, array = lab.client(), numpy.ones(N)
+    with pytest.raises(KeyboardInterrupt):
+        grid.request("pool", big.total, array, 1.0)
+    assert list(grid._blobs._parts.values()) == interrupted     # it is still there, as with a call that is not answered
+    workers = lab.workers(1)
+    grid.request("pool", big.ones, N).result(20)                # lets go the array; the client has not been told so yet
+    workers.terminate()
+    workers.wait()
+    answer = grid.request("pool", big.total, array, 2.0)
+    lab.workers(1)
+    assert answer.result(20) == N + 2
+
+
+def test_notes_that_were_lost_are_given_again(lab: Lab, connection: Connection) -> None:
+    grid = lab.client()
+    grid.request("pool", big.total, numpy.ones(N), 1.0)
+    until(lambda: both(lab, connection), "the first note")
+    connection.call("SCRIPT", "FLUSH")
+    answer = grid.request("pool", big.total, numpy.full(N, 2.0), 1.0)
+    assert len(both(lab, connection)) == 2
+    lab.workers(1)
+    assert answer.result(20) == 2 * N + 1
+
+
+def test_beyond_many_maps_parts_are_copied(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "MAPS_MOST", shelf._Maps.count + 3)
+    lab.workers(1)
+    path = lab.directory / "noted"
+    held = lab.client().requests("pool", [(big.noted_ones, str(path), N + i) for i in range(10)]).result(20)
+    assert [each.sum() for each in held] == [N + i for i in range(10)]
+    assert len(lines(path)) == 10
+    del held
+    gc.collect()
+    assert shelf._Maps.count < shelf.MAPS_MOST
+
+
 # what is not needed goes
 
 def test_the_shelf_of_a_grid_that_carries_big_values_stays_small(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +321,14 @@ def test_a_sweep_takes_what_has_no_note_and_is_not_new(empty: Shelf) -> None:
     assert empty.sweep(lambda keys: [there.get(key, b"") for key in keys]) == 2
     assert os.path.exists(stays) and fresh.exists() and not any(map(os.path.exists, goes))
     assert empty.sweep(lambda keys: [there[key] for key in keys]) == 0
+
+
+def test_a_sweep_that_the_server_does_not_answer_takes_nothing(lab: Lab) -> None:
+    stays = old(str(lab.server.directory / "parts"), lab.keys.part("a") + ".11111111")
+    supervisor = Supervisor(lab.address, lab.server.password, lab.keys, [], lambda *whatever: None)
+    supervisor._connection.pipeline = lambda commands: [ServerError("BUSY a script") for _ in commands]  # type: ignore[method-assign]
+    supervisor._sweep(time.monotonic() + shelf.SETTLED_SECONDS)
+    assert os.path.exists(stays)
 
 
 def test_supervisors_sweep(lab: Lab, connection: Connection) -> None:
@@ -308,6 +403,14 @@ def test_what_does_not_fit_leaves_nothing_behind(empty: Shelf) -> None:
 def test_a_note_tells_the_mark() -> None:
     assert read_note(note(Part("name", 70_000, mark=MARK))) == MARK
     assert read_note(b"x" * 10) is None
+
+
+def test_a_server_that_does_not_start_leaves_no_shelf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shelf, "MEMORY", str(tmp_path))
+    monkeypatch.setattr("gridworker.server.find", lambda: (_ for _ in ()).throw(ServerNotFound("none")))
+    with pytest.raises(ServerNotFound):
+        Server(unix=True, shelf=True).start()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_server_without_a_place_for_it_has_no_shelf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
