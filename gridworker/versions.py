@@ -73,6 +73,7 @@ def lookup(module: str, name: str) -> Any:
 
 
 def cannot_import(module: str, error: Exception) -> CodeMismatch:
+    """The error for a module that a worker does not have, with what to do about it."""
     return CodeMismatch(f"the worker cannot import {module}: {type(error).__name__}: {error}. Modules are not sent: install it there, or "
                         "copy it and start the workers with its directory in PYTHONPATH; what a notebook's cell defines is sent")
 
