@@ -297,6 +297,7 @@ class Grid(Living, Verbs, Looking, Keeping, Stays):
                 replies, self._replies = self._replies + self._before, deque()
                 self._before, self._rung = deque(), False
                 self._codes.lost()
+                self._acknowledged = False
                 for arrived in replies:
                     arrived(GridUnreachable("the connection broke before the reply"))
             try:

@@ -25,7 +25,7 @@ from .parts import Part
 from .reading import Reading
 from .signing import Seal
 from .store import Connection, Script, pack
-from .waits import Wait, Waits
+from .waits import Wait, Waits, batches
 from .withdrawal import cancelled
 
 UNCLAIMED_MOST = 100_000      # messages that a named client holds for `collect`
@@ -87,6 +87,7 @@ class Keeping:
         self._codes = Codes(self.keys, self.seal, self._waits.asked)
         self._strangers: dict[str, bytes] | None = {} if named else None      # answers to an earlier process of this name
         self._collect_script, self._acknowledge_script = Script("collect"), Script("acknowledge")
+        self._acknowledged = False                      # on this connection: the server knows that script
         self._blobs = Blobs(self._commands.another(f"parts:{self.name}"), self.keys, self.seal)
         self._big: list[bytes] = []                     # results that have arrived and whose parts have not
         self._disk = Disk(self._commands.another(f"disk:{self.name}"), self.keys, self.name)
@@ -106,13 +107,12 @@ class Keeping:
     # results
 
     def _send_heard(self) -> None:
-        heard = self._waits.heard
-        if heard:
-            keys = (self.keys.kept, self.keys.unheard, self.keys.nodes)
-            arguments = [self.keys.prefix, RESULT_MS, KEPT_MOST, self.name, *heard]
-            heard.clear()
+        if heard := batches(self._waits.heard):
+            keys, script = (self.keys.kept, self.keys.unheard, self.keys.nodes), self._acknowledge_script
+            how = ("EVALSHA", script.digest) if self._acknowledged else ("EVAL", script.text)
             self._replies.append(lambda reply: None)    # if it is lost, those results are kept for longer than they need
-            self._write(pack(("EVAL", self._acknowledge_script.text, len(keys), *keys, *arguments)))
+            self._acknowledged = True
+            self._write(pack((*how, len(keys), *keys, self.keys.prefix, RESULT_MS, KEPT_MOST, self.name, *heard)))
 
     def _write(self, data: bytes) -> None:
         try:

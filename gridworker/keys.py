@@ -25,7 +25,8 @@
     <ns>:mine:<node>      list    its own queue, newest left
     <ns>:in:<who>         list    inbox of a node or a client
     <ns>:kill:<who>       set     <incarnation>,<call>: nodes of this supervisor to be killed unless that call ends; `leave`: to leave, all
-    <ns>:kept             list    <ms since 1970, 13 digits><call>: results that were acknowledged, oldest left; they are kept for a time
+    <ns>:kept             list    <ms since 1970, 13 digits><results so far, 15 digits><letter and call, …>: results that were acknowledged,
+                                  in batches, oldest left; they are kept for a time
     <ns>:unheard          hash    call -> <asker><asker>…: results that several were waiting for; these have not acknowledged
 
 A node's incarnation is `pool/name~start`: the pool is part of it, so that whoever rings a node's bell knows where it volunteers.
@@ -37,7 +38,7 @@ import os
 
 from .errors import InvalidName
 
-WIRE = 5        # the format of keys, states, items, messages and seals: raise it with any change that a process of before would misread
+WIRE = 6        # the format of keys, states, items, messages and seals: raise it with any change that a process of before would misread
 LEAVE = b"leave"
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 

@@ -151,15 +151,14 @@ class Steps:
         missed: list[bytes] = [b"W" + item for item in owned if item[:ID] not in self.held and item[:ID] not in waiting]
         return [*messages, *missed]
 
-    def acknowledge(self, heard: list[str]) -> None:
-        """Results have arrived here: this worker does not need them any more. Clears the list; the next step mends a connection."""
+    def acknowledge(self, heard: list[bytes]) -> None:
+        """Results have arrived here (see waits.batches): this worker does not need them any more. The next step mends a connection."""
         keys = self.node.keys
         try:
             self.connection.run(self._acknowledge, (keys.kept, keys.unheard, keys.nodes),
                                 [keys.prefix, RESULT_MS, KEPT_MOST, self.node.incarnation, *heard])
         except GridUnreachable:
             self._suspect = True
-        heard.clear()
 
     def take_back(self, withdrawn: list[Withdrawn]) -> None:
         """Calls of this worker's calls are not wanted any more."""

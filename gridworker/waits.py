@@ -10,6 +10,7 @@ import marshal
 import pickle
 
 from .errors import GridError, NotTrusted, TooBig
+from .limits import KEPT_MOST
 from .messages import CYCLE, ID, PLAIN, RESULT, SCALAR, UNSIGNED, Failure, raised
 from .parts import Whole
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from .outgoing import Ask
     from .parking import Running
     from .signing import Seal
+
+SHORT = 1024             # bytes of a result that the server rather reads whole than by itself
+BATCH_MOST = 500
 
 
 class Wait:
@@ -80,7 +84,7 @@ class Waits:
         self._seal, self._named = seal, named
         self._waits: dict[str, list[Wait]] = {}
         self._asked: dict[str, list[tuple[str, str, bytes]]] = {}
-        self.heard: list[str] = []          # results that came and have not been acknowledged
+        self.heard: list[bytes] = []        # results that came and have not been acknowledged, see `batches`
 
     def __repr__(self) -> str:
         return f"<Waits {len(self._waits)} calls>"
@@ -140,7 +144,7 @@ class Waits:
             wait.arrive(call, message.another() if type(message) is Whole and wait is not waits[-1] else message)
         del self._waits[call], self._asked[call]        # at the end: what a signal breaks off is asked for again
         if result:
-            self.heard.append(call)
+            self.heard.append(message[:1 + ID] if len(message) < SHORT else b"L" + message[1:1 + ID])
         return True
 
     def withdraw(self, wait: Wait, failure: Failure) -> list[tuple[str, str, str]]:
@@ -192,6 +196,14 @@ class Waits:
     def asked(self) -> list[tuple[str, str, bytes]]:
         """Everything that was asked and not answered: (pool, parent, item)."""
         return [ask for asks in self._asked.values() for ask in asks]
+
+
+def batches(heard: list[bytes]) -> list[bytes]:
+    """What has been heard, as acknowledge.lua takes it: a letter and an id each, some hundred in one string. Clears the list."""
+    size = min(BATCH_MOST, KEPT_MOST // 10 + 1)         # they go as they came, and more than a few should be kept
+    joined = [b"".join(heard[at:at + size]) for at in range(0, len(heard), size)]
+    heard.clear()
+    return joined
 
 
 def values(wait: Wait, single: bool, seal: Seal = UNSIGNED) -> Any:

@@ -30,7 +30,7 @@ from .steps import Steps
 from .store import Script
 from .tally import ASKED, BUSY, EXECUTED, FAILED, LOCAL, OLDEST, PARKED, SINCE
 from .trace import MARK, Trace
-from .waits import Wait, Waits, values
+from .waits import Wait, Waits, batches, values
 from .withdrawal import Deadlines, cancelled
 
 TYPE_CHECKING = False
@@ -147,12 +147,12 @@ class Worker:
         self.items.extend(items)
         self._deadlines.expire(self.withdraw)
         if len(self.waits.heard) >= HEARD_MOST:
-            self.steps.acknowledge(self.waits.heard)
+            self.steps.acknowledge(batches(self.waits.heard))
         if idle and not self.items and not self._woken and not messages and not self.steps.gone:
             self.items.extend(self._climber.climb(self._appetite(), self._token, self._capped()))
             heard = [] if self.items or self.draining else self._listen()
             if not heard and self.waits.heard and not self.steps.pending:      # the server has what was heard here, before that is said
-                self.steps.acknowledge(self.waits.heard)
+                self.steps.acknowledge(batches(self.waits.heard))
             self._sort(heard)
 
     def _brief(self, runner: Runner) -> bool:

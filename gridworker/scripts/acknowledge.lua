@@ -2,12 +2,23 @@
 -- purpose    An asker has results safely. Where all who were waiting for one have, or are nodes that are gone, its time to live runs
 --            from now on. Results whose time is over, or that are too many, go.
 -- keys       1 kept   2 unheard   3 nodes
--- arguments  1 prefix   2 ms that an acknowledged result is kept   3 how many are kept at most   4 the asker   then the calls
+-- arguments  1 prefix   2 ms that an acknowledged result is kept   3 how many are kept at most   4 the asker
+--            then batches of what it has: a letter and a call each, R<id> or, of a result that is long, L<id>
 -- reply      how many results went
 -- repeated   starts the time of these results again, except that the first may end it
+local HEAD, EACH, CALL = 28, 33, 32     -- an entry of `kept`: ms (13 digits), how many have been entered so far (15), batch
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local stamp, entries = string.format('%013d', now), {}
+local last = redis.call('LINDEX', KEYS[1], -1)
+local before = last and tonumber(sub(last, 14, HEAD)) or 0
+local total, entries = before, {}
+
+-- Lets the time of a batch run.
+local function enter(batch)
+  if batch == '' then return end
+  total = total + #batch / EACH
+  entries[#entries + 1] = string.format('%013d%015d', now, total) .. batch
+end
 
 -- Whether others than `hearer` who were waiting for a result have not heard of it; `askers` are those who may not have.
 local function awaited(call, askers, hearer)
@@ -24,10 +35,24 @@ local function awaited(call, askers, hearer)
   return left ~= ''
 end
 
+-- What of a batch nobody else waits for.
+local function unawaited(batch)
+  local calls, found = {}, {}
+  for at = 1, #batch, EACH do calls[#calls + 1] = sub(batch, at + 1, at + CALL) end
+  for first = 1, #calls, CHUNK do
+    local askers = redis.call('HMGET', KEYS[2], unpack(calls, first, math.min(first + CHUNK - 1, #calls)))
+    for i, known in ipairs(askers) do
+      local n = first + i - 1
+      if not (known and awaited(calls[n], known, ARGV[4])) then found[#found + 1] = sub(batch, n * EACH - CALL, n * EACH) end
+    end
+  end
+  return table.concat(found)
+end
+
 -- Some of those that wait for their last asker: whose nodes are gone by now, or whose result is, because a client never came back.
 -- As long as many are found there are more.
 local function look_around()
-  local found, left = 20, CHUNK
+  local found, left, free = 20, CHUNK, {}
   while found >= 5 and left > 0 do
     local some = redis.call('HRANDFIELD', KEYS[2], 20, 'WITHVALUES') or {}
     found, left = 0, left - 20
@@ -35,44 +60,52 @@ local function look_around()
       if redis.call('GETRANGE', prefix .. 'c:' .. some[i], 0, 0) ~= 'R' then
         found = found + redis.call('HDEL', KEYS[2], some[i])
       elseif not awaited(some[i], some[i + 1], nil) then
-        entries[#entries + 1] = stamp .. some[i]
+        free[#free + 1] = 'L' .. some[i]
         found = found + 1
       end
     end
   end
+  enter(table.concat(free))
 end
 
 if redis.call('EXISTS', KEYS[2]) == 0 then
-  for i = 5, #ARGV do entries[i - 4] = stamp .. ARGV[i] end
+  for i = 5, #ARGV do enter(ARGV[i]) end
 else
-  for first = 5, #ARGV, CHUNK do
-    local last = math.min(first + CHUNK - 1, #ARGV)
-    local askers = redis.call('HMGET', KEYS[2], unpack(ARGV, first, last))
-    for i = first, last do
-      local known = askers[i - first + 1]
-      if not (known and awaited(ARGV[i], known, ARGV[4])) then entries[#entries + 1] = stamp .. ARGV[i] end
-    end
-  end
+  for i = 5, #ARGV do enter(unawaited(ARGV[i])) end
   look_around()
 end
 variadic('RPUSH', KEYS[1], entries)
 
-local over = redis.call('LLEN', KEYS[1]) - tonumber(ARGV[3])
-local eldest, gone = now - tonumber(ARGV[2]), 0
-local left, size = CHUNK + 2 * #entries, 16                -- a bounded part of what is due: who comes next goes on
-while left > 0 do
-  local old, n = {}, 0
-  for _, entry in ipairs(redis.call('LRANGE', KEYS[1], 0, size - 1)) do
-    if n >= over and tonumber(string.sub(entry, 1, 13)) > eldest then break end
-    local key = prefix .. 'c:' .. string.sub(entry, 14)
-    -- the same call may be pending again: its result was gone already, and somebody has asked anew
-    if redis.call('GETRANGE', key, 0, 0) == 'R' then old[#old + 1] = key end
-    n = n + 1
+-- Lets the results of a batch go, and says how many those were. The same call may be pending again: its result was gone already, and
+-- somebody has asked anew. Short ones are looked at whole, since that is one command for all of them.
+local function let_go(entry)
+  local short, old = {}, {}
+  for at = HEAD + 1, #entry, EACH do
+    local key = prefix .. 'c:' .. sub(entry, at + 1, at + CALL)
+    if byte(entry, at) == DONE then
+      short[#short + 1] = key
+    elseif redis.call('GETRANGE', key, 0, 0) == 'R' then
+      old[#old + 1] = key
+    end
   end
-  if n > 0 then redis.call('LPOP', KEYS[1], n) end
+  for first = 1, #short, CHUNK do
+    for i, state in ipairs(redis.call('MGET', unpack(short, first, math.min(first + CHUNK - 1, #short)))) do
+      if state and byte(state) == DONE then old[#old + 1] = short[first + i - 1] end
+    end
+  end
   variadic('UNLINK', nil, old)
-  gone, over = gone + #old, over - n
-  if n < size then break end
-  left, size = left - n, math.min(CHUNK, 4 * size)
+  return #old
+end
+
+local most, eldest, gone = tonumber(ARGV[3]), now - tonumber(ARGV[2]), 0
+local left = CHUNK + 2 * (total - before)               -- a bounded part of what is due: who comes next goes on
+while left > 0 do
+  local entry = redis.call('LINDEX', KEYS[1], 0)
+  if not entry then break end
+  local size = (#entry - HEAD) / EACH
+  if total - tonumber(sub(entry, 14, HEAD)) + size <= most and tonumber(sub(entry, 1, 13)) > eldest then break end
+  redis.call('LPOP', KEYS[1])
+  gone = gone + let_go(entry)
+  left = left - size
 end
 return gone

@@ -96,40 +96,30 @@ local function ask(id, asker, parent, again)
 end
 
 -- Asks for all calls in the arguments from `first` on: pool, item; or, `made` by calls, pool, parent, item. Those that are new are given
--- to `take(pool, item)`; for the others see `ask`. One MGET and one MSET for all that nobody knows yet, which most are.
+-- to `take(pool, item)`; for the others see `ask`. One command for all if nobody knows any of them yet, which is the usual case.
 local function ask_all(asker, first, made, again, take)
   local width = made and 3 or 2
-  local keys, late, fresh, new = {}, {}, {}, {}
-  local n = 0
-  for i = first + width - 1, #ARGV, width do
-    n = n + 1
-    keys[n] = prefix .. 'c:' .. sub(ARGV[i], 1, 32)
-  end
-  local at, parent, state = first, nil, 'P<' .. asker .. ',>'
-  for chunk = 1, n, CHUNK do
-    local last = math.min(chunk + CHUNK - 1, n)
-    local states = n > 1 and call('MGET', unpack(keys, chunk, last)) or {}
-    for i = chunk, last do
-      local key = keys[i]
-      if n == 1 or states[i - chunk + 1] or fresh[key] then
-        late[#late + 1] = at
-      else
-        if made and ARGV[at + 1] ~= parent then
+  local span = width * CHUNK / 2
+  for from = first, #ARGV, span do
+    local upto = math.min(from + span - 1, #ARGV)
+    local new, seen, twice, parent, state = {}, {}, false, nil, 'P<' .. asker .. ',>'
+    for at = from, upto, width do
+      local key = prefix .. 'c:' .. sub(ARGV[at + width - 1], 1, 32)
+      if made then
+        if ARGV[at + 1] ~= parent then
           parent = ARGV[at + 1]
           state = 'P<' .. asker .. ',' .. parent .. '>'
         end
-        fresh[key] = true
-        new[#new + 1] = key
-        new[#new + 1] = state
-        take(ARGV[at], ARGV[at + width - 1])
+        twice, seen[key] = twice or seen[key], true
       end
-      at = at + width
+      new[#new + 1] = key
+      new[#new + 1] = state
     end
-  end
-  variadic('MSET', nil, new)
-  for _, i in ipairs(late) do
-    local item = ARGV[i + width - 1]
-    if ask(sub(item, 1, 32), asker, made and ARGV[i + 1] or '', again) then take(ARGV[i], item) end
+    local fresh = not twice and #new > 2 and call('MSETNX', unpack(new)) == 1
+    for at = from, upto, width do
+      local item = ARGV[at + width - 1]
+      if fresh or ask(sub(item, 1, 32), asker, made and ARGV[at + 1] or '', again) then take(ARGV[at], item) end
+    end
   end
 end
 

@@ -15,15 +15,22 @@ from gridworker import CallFailed, CodeMismatch, Grid, NotDurable
 from gridworker.messages import item
 from gridworker.server import Server
 from gridworker.store import Connection, Script
-from gridworker.waits import Wait, Waits
+from gridworker.waits import Wait, Waits, batches
 
 HOUR_MS = 3_600_000
 
 
-def acknowledge(lab: Lab, connection: Connection, *ids: str, keep_ms: int = HOUR_MS, most: int = 100) -> int:
+def acknowledge(lab: Lab, connection: Connection, *ids: str, keep_ms: int = HOUR_MS, most: int = 100, letter: str = "R") -> int:
     keys = (lab.keys.kept, lab.keys.unheard, lab.keys.nodes)
-    gone: int = connection.run(Script("acknowledge"), keys, [lab.keys.prefix, keep_ms, most, "c.1", *ids])
+    gone: int = connection.run(Script("acknowledge"), keys, [lab.keys.prefix, keep_ms, most, "c.1",
+                                                                  *batches([f"{letter}{call}".encode() for call in ids])])
     return gone
+
+
+def kept(lab: Lab, connection: Connection) -> list[str]:
+    """The calls whose results were acknowledged and are kept, oldest first."""
+    held = b"".join(entry[28:] for entry in connection.call("LRANGE", lab.keys.kept, 0, -1)).decode()
+    return [held[at + 1:at + 33] for at in range(0, len(held), 33)]
 
 
 def ids(n: int) -> list[str]:
@@ -35,7 +42,7 @@ def test_acknowledged_results_go_when_they_are_too_many_oldest_first(lab: Lab, c
         connection.call("SET", lab.keys.call(call), "Rvalue")
         acknowledge(lab, connection, call, most=10)
     assert [call for call in ids(30) if connection.call("EXISTS", lab.keys.call(call))] == ids(30)[20:]
-    assert connection.call("LLEN", lab.keys.kept) == 10
+    assert kept(lab, connection) == ids(30)[20:]
 
 
 def test_acknowledged_results_go_when_their_time_is_over(lab: Lab, connection: Connection) -> None:
@@ -44,15 +51,24 @@ def test_acknowledged_results_go_when_their_time_is_over(lab: Lab, connection: C
     assert acknowledge(lab, connection, *ids(5000), most=10_000) == 0
     until(lambda: acknowledge(lab, connection, keep_ms=1, most=10_000) + 1, "any")
     until(lambda: acknowledge(lab, connection, keep_ms=1, most=10_000) == 0, "all of them to be old")
-    assert connection.call("LLEN", lab.keys.kept) == 0
+    assert not kept(lab, connection)
     assert not any(connection.call("EXISTS", lab.keys.call(call)) for call in ids(5000))
 
 
-def test_a_call_that_is_pending_again_is_never_let_go(lab: Lab, connection: Connection) -> None:
-    call, = ids(1)
-    connection.call("SET", lab.keys.call(call), "P<c.1,>")
-    acknowledge(lab, connection, call, most=0)
-    assert connection.call("GET", lab.keys.call(call)) == b"P<c.1,>"
+@pytest.mark.parametrize("letter", ["R", "L"], ids=["short", "long"])
+def test_a_call_that_is_pending_again_is_never_let_go(lab: Lab, connection: Connection, letter: str) -> None:
+    pending, done = ids(2)
+    connection.call("MSET", lab.keys.call(pending), "P<c.1,>", lab.keys.call(done), "Rvalue")
+    assert acknowledge(lab, connection, pending, done, most=0, letter=letter) == 1
+    assert connection.call("MGET", lab.keys.call(pending), lab.keys.call(done)) == [b"P<c.1,>", None]
+
+
+def test_what_is_long_is_not_read_to_be_let_go() -> None:
+    waits = Waits()
+    for call, length in zip(ids(2), (10, 100_000), strict=True):
+        waits.add(Wait([call], False, lambda wait: None), [(call, ("pool", "", item(call, "12345678", "m:f@", b"")))])
+        waits.arrive(b"R" + call.encode() + bytes(length))
+    assert batches(waits.heard) == [f"R{ids(2)[0]}L{ids(2)[1]}".encode()] and not waits.heard
 
 
 def test_a_result_that_nobody_has_acknowledged_outlives_those_that_were(lab: Lab, connection: Connection) -> None:
@@ -62,10 +78,9 @@ def test_a_result_that_nobody_has_acknowledged_outlives_those_that_were(lab: Lab
     assert answer.result(20) == 2
     heard = answer.calls[0]
     assert 600_000 < connection.call("PTTL", lab.keys.call(heard)) <= HOUR_MS
-    assert connection.call("LLEN", lab.keys.kept) == 0
+    assert not kept(lab, connection)
     grid.close()                                          # tells what it has heard
-    kept = connection.call("LRANGE", lab.keys.kept, 0, -1)
-    assert [entry[13:].decode() for entry in kept] == [heard]
+    assert kept(lab, connection) == [heard]
 
 
 def test_a_result_that_two_clients_wait_for_is_kept_until_both_have_acknowledged_it(lab: Lab, connection: Connection) -> None:
@@ -77,9 +92,9 @@ def test_a_result_that_two_clients_wait_for_is_kept_until_both_have_acknowledged
     heard = answers[0].calls[0]
     first.close()
     until(lambda: connection.call("HGET", lab.keys.unheard, heard) == b"<c.second>", "the server to know who has heard")
-    assert connection.call("LLEN", lab.keys.kept) == 0
+    assert not kept(lab, connection)
     second.close()
-    until(lambda: connection.call("LLEN", lab.keys.kept) == 1, "its time to start")
+    until(lambda: kept(lab, connection) == [heard], "its time to start")
     assert not connection.call("EXISTS", lab.keys.unheard)
 
 
@@ -87,7 +102,7 @@ def test_workers_acknowledge_what_their_calls_have_heard(lab: Lab, connection: C
     lab.workers(1)
     grid = lab.client()
     assert grid.request("pool", calls.tree, 5, "t").result(30) == 326
-    until(lambda: connection.call("LLEN", lab.keys.kept) >= 200, "the calls of calls to be acknowledged")
+    until(lambda: len(kept(lab, connection)) >= 200, "the calls of calls to be acknowledged")
 
 
 def test_a_client_that_closes_has_acknowledged_all_that_it_has_heard(lab: Lab, connection: Connection) -> None:
@@ -97,11 +112,11 @@ def test_a_client_that_closes_has_acknowledged_all_that_it_has_heard(lab: Lab, c
     os.kill(pid, signal.SIGSTOP)                          # a server that is slow
     threading.Timer(0.3, os.kill, (pid, signal.SIGCONT)).start()
     for part in range(2):
-        grid._waits.heard += [f"{part}{i:031x}" for i in range(190)]
+        grid._waits.heard += [f"R{part}{i:031x}".encode() for i in range(190)]
         with grid._lock:
             grid._send_heard()
     grid.close()
-    until(lambda: connection.call("LLEN", lab.keys.kept) == 380, "all that was heard to be acknowledged", 5.0)
+    until(lambda: len(kept(lab, connection)) == 380, "all that was heard to be acknowledged", 5.0)
 
 
 def test_the_keys_of_a_grid_are_bounded_however_many_calls_it_runs(lab: Lab, connection: Connection) -> None:

@@ -142,7 +142,7 @@ class Grid(RuleBasedStateMachine):
     def acknowledge(self, client: str, calls: list[str], most: int) -> None:
         """Results are heard, also by repetition, and all but the last few let go."""
         self.connection.run(Script("acknowledge"), (self.keys.kept, self.keys.unheard, self.keys.nodes),
-                            [self.keys.prefix, 60000, most, client, *calls])
+                            [self.keys.prefix, 60000, most, client, "".join("RL"[number % 2] + call for number, call in enumerate(calls))])
 
     @rule()
     def come_late(self) -> None:

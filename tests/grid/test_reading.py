@@ -206,7 +206,7 @@ def test_an_arrival_that_was_broken_off_can_be_repeated() -> None:
         assert waits.asked() == [("pool", "", b"item")]
         assert waits.arrive(message)
         assert woken.pop() is wait
-        assert (len(waits), waits.heard) == (0, ["0" * 32])
+        assert (len(waits), waits.heard) == (0, [b"R" + b"0" * 32])
 
 
 def test_a_thread_that_sleeps_hears_ctrl_c_at_once(grid: Grid) -> None:

@@ -18,7 +18,7 @@ from gridworker.messages import ID, item
 from gridworker.node import Node, reap
 from gridworker.server import Server, found
 from gridworker.store import GONE, Connection, Script
-from gridworker.waits import Wait
+from gridworker.waits import Wait, batches
 
 SCRIPTS = Path(gridworker.__file__).parent / "scripts"
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -68,7 +68,7 @@ class Bench:
     def acknowledge(self, *calls: str, by: str) -> int:
         """As if results that all who waited for them have were kept for no time: how many have gone."""
         keys = (self.keys.kept, self.keys.unheard, self.keys.nodes)
-        gone: int = self.connection.run(Script("acknowledge"), keys, [self.keys.prefix, 0, 100, by, *calls])
+        gone: int = self.connection.run(Script("acknowledge"), keys, [self.keys.prefix, 0, 100, by, *batches([f"R{call}".encode() for call in calls])])
         return gone
 
     def state(self, call: str) -> bytes:
