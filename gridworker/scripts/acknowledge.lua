@@ -103,7 +103,8 @@ while left > 0 do
   local entry = redis.call('LINDEX', KEYS[1], 0)
   if not entry then break end
   local size = (#entry - HEAD) / EACH
-  if total - tonumber(sub(entry, 14, HEAD)) + size <= most and tonumber(sub(entry, 1, 13)) > eldest then break end
+  local upto = tonumber(sub(entry, 14, HEAD))           -- none: what a release of before has left on a disk
+  if upto and total - upto + size <= most and tonumber(sub(entry, 1, 13)) > eldest then break end
   redis.call('LPOP', KEYS[1])
   gone = gone + let_go(entry)
   left = left - size
