@@ -68,7 +68,8 @@ class Bench:
     def acknowledge(self, *calls: str, by: str) -> int:
         """As if results that all who waited for them have were kept for no time: how many have gone."""
         keys = (self.keys.kept, self.keys.unheard, self.keys.nodes)
-        gone: int = self.connection.run(Script("acknowledge"), keys, [self.keys.prefix, 0, 100, by, *batches([f"R{call}".encode() for call in calls])])
+        heard = batches([f"R{call}".encode() for call in calls])
+        gone: int = self.connection.run(Script("acknowledge"), keys, [self.keys.prefix, 0, 100, by, *heard])
         return gone
 
     def state(self, call: str) -> bytes:
