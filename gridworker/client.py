@@ -37,6 +37,7 @@ from .store import Connection, Script, ServerError, pack, parse_url, read_secret
 from .vacancy import Vacancies
 from .verbs import A, Verbs
 from .waits import Wait, Waits
+from .wire import enter
 from .withdrawal import Deadlines, Withdrawals, cancelled, without
 
 if TYPE_CHECKING:
@@ -304,6 +305,7 @@ class Grid(Living, Verbs, Looking, Keeping, Stays):
                 self._bell.hang_up()
                 self._bell.connect()
                 self._commands.connect()
+                enter(self._commands, self.keys, "client")      # each time: the server may be another, or have begun anew
                 if not self._connected.is_set():
                     self._first_look()
                 self._commands.call("SCRIPT", "LOAD", self._submit.text)

@@ -6,19 +6,17 @@ waits for calls of them; and collects results by the ids of their calls, or thos
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import __version__
 from .answers import Answer
 from .blobs import Blobs
 from .codes import Codes
 from .durable import Disk
-from .errors import CodeMismatch, GridClosed, GridError, GridUnreachable, PartsGone
-from .keys import WIRE, Keys
+from .errors import GridClosed, GridError, GridUnreachable, PartsGone
+from .keys import Keys
 from .limits import KEPT_MOST, RESULT_MS
 from .messages import ID, Failure
 from .parts import Part
@@ -29,17 +27,6 @@ from .waits import Wait, Waits, batches
 from .withdrawal import cancelled
 
 UNCLAIMED_MOST = 100_000      # messages that a named client holds for `collect`
-
-
-def check_nodes(nodes: list[bytes]) -> None:
-    """What the nodes have said of themselves when they registered. CodeMismatch if one would misread what this client sends.
-
-    Releases that speak the same wire format work together; one that names no format is older than the numbers.
-    """
-    for known in map(json.loads, nodes):
-        if (theirs := known.get("wire", 0)) != WIRE:
-            raise CodeMismatch(f"the node {known['name']} speaks wire format {theirs} (gridworker {known.get('version', 'unknown')}), this "
-                               f"client {WIRE} (gridworker {__version__}); nothing was sent: install the same version on both")
 
 
 def fatal(error: Exception) -> GridError:
@@ -93,8 +80,7 @@ class Keeping:
         self._disk = Disk(self._commands.another(f"disk:{self.name}"), self.keys, self.name)
 
     def _first_look(self) -> None:
-        """On its first connection, before anybody uses it, and without the lock: who is there, and what has arrived under its name."""
-        check_nodes(self._commands.call("HVALS", self.keys.nodes))
+        """On its first connection, before anybody uses it, and without the lock: what has arrived under its name."""
         while self._strangers is not None and (messages := self._commands.call("LPOP", self.keys.inbox(self.name), 1000)):
             with self._lock:
                 for message in messages:

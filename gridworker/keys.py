@@ -1,5 +1,7 @@
 """The names of things in Redis. All keys of a grid begin with its namespace, so many grids can share a server.
 
+    <ns>:wire             string  <format> <version of gridworker>: which wire format this grid speaks; whoever came first fixed it
+    <ns>:refused          string  <format> <version>: nodes that came and speak another, for a time
     <ns>:nodes            hash    incarnation -> what is known of it (JSON); the living, as far as the grid knows
     <ns>:beats            hash    supervisor or client -> counter; whoever's counter stands still is dead
     <ns>:executed         hash    node name -> calls executed
@@ -38,7 +40,8 @@ import os
 
 from .errors import InvalidName
 
-WIRE = 6        # the format of keys, states, items, messages and seals: raise it with any change that a process of before would misread
+WIRE = 6        # the format of keys, states, items, messages and seals: raise it with any change that a process of before would misread, or
+                # that misreads what such a one has left on a server. Whoever speaks another than the grid is refused: wire.py
 LEAVE = b"leave"
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
@@ -71,12 +74,14 @@ class Keys:
     'grid:q:pool'
     """
 
-    __slots__ = ("beats", "executed", "kept", "links", "log", "namespace", "nodes", "parts", "pools", "prefix", "tallies",
-                 "unheard")
+    __slots__ = ("beats", "executed", "kept", "links", "log", "namespace", "nodes", "parts", "pools", "prefix", "refused",
+                 "tallies", "unheard", "wire")
 
     def __init__(self, namespace: str) -> None:
         self.namespace = checked("namespace", namespace)
         self.prefix = prefix = namespace + ":"
+        self.wire = prefix + "wire"
+        self.refused = prefix + "refused"
         self.nodes = prefix + "nodes"
         self.beats = prefix + "beats"
         self.executed = prefix + "executed"

@@ -22,6 +22,7 @@ from .status import Status, read_status
 from .store import Address, Connection, pack
 from .vacancy import Vacancies, staffed
 from .waits import Wait, Waits
+from .wire import refusal
 
 log = logging.getLogger("gridworker.client")
 LEAVING_SECONDS = 0.1       # between two looks for nodes that are leaving
@@ -108,22 +109,27 @@ class Looking:
         """Asks, if it is time, whether pools that have been asked have workers; warns of those that have none. With the lock held."""
         if not self._open or not self._vacancies.due(time.monotonic()):
             return
-        hashes: list[list[bytes]] = []
+        replies: list[Any] = []
 
         def arrived(reply: Any) -> None:
-            hashes.append([] if isinstance(reply, GridError) else reply)
-            if len(hashes) == 2 and not isinstance(reply, GridError):
-                self._learn(*hashes)
+            replies.append(reply)
+            if len(replies) == len(looks) and not any(isinstance(reply, GridError) for reply in replies):
+                self._learn(*replies)
 
-        self._replies += (arrived, arrived)
+        looks = self._looks()
+        self._replies += [arrived] * len(looks)
         try:
-            self._commands.send(pack(("HGETALL", self.keys.nodes)) + pack(("HGETALL", self.keys.links)))
+            self._commands.send(b"".join(map(pack, looks)))
         except GridUnreachable:
             self._lose()
 
-    def _learn(self, nodes: list[bytes], links: list[bytes]) -> None:
+    def _looks(self) -> list[tuple[str, str]]:
+        """The commands whose replies tell which pools have workers, and whether some were refused: what `_learn` takes."""
+        return [("HGETALL", self.keys.nodes), ("HGETALL", self.keys.links), ("GET", self.keys.refused)]
+
+    def _learn(self, nodes: list[bytes], links: list[bytes], refused: bytes | None) -> None:
         found = staffed(dict(zip(nodes[::2], nodes[1::2], strict=True)), dict(zip(links[::2], links[1::2], strict=True)))
-        for text in self._vacancies.learn(found, self._waits.pools(), time.monotonic()):
+        for text in self._vacancies.learn(found, self._waits.pools(), time.monotonic(), refusal(refused)):
             log.warning("%s. Its calls wait until it has", text)
 
     def _why(self, wait: Wait) -> str:
@@ -131,12 +137,12 @@ class Looking:
         with self._lock:
             pools = self._waits.pools(wait)
         try:
-            nodes, links = (self._command("HGETALL", key, timeout=LOOK_SECONDS) for key in (self.keys.nodes, self.keys.links))
+            replies = [self._command(*command, timeout=LOOK_SECONDS) for command in self._looks()]
         except GridError:
             return ""
         with self._lock:
             self._vacancies.doubt(pools, time.monotonic())
-            self._learn(nodes, links)
+            self._learn(*replies)
             return self._vacancies.why(pools)
 
     def _command(self, *command: Any, timeout: float = 60.0) -> Any:

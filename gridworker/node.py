@@ -16,6 +16,7 @@ from .keys import WIRE, incarnation, name_of
 from .limits import FAILURE_MS, TRIES
 from .tally import private
 from .versions import PYTHON
+from .wire import enter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ class Node:
                 f'"wire": {WIRE}}}')
 
     def register(self, connection: Connection, script: Script) -> None:
-        """Enters the grid."""
+        """Enters the grid. CodeMismatch if it speaks another wire format."""
         keys = self.keys
+        enter(connection, keys, "node")
         connection.run(script, (keys.nodes, keys.pools, keys.beats),
                        [keys.prefix, self.incarnation, self.pool, self.describe(), self.supervisor])
 

@@ -21,13 +21,14 @@ import signal
 import sys
 import time
 
-from .errors import GridDenied, GridError, GridUnreachable
+from .errors import CodeMismatch, GridDenied, GridError, GridUnreachable
 from .keys import LEAVE, checked
 from .limits import ALONE_MS, TRIES
 from .node import NOBODY, SEVERAL, Node, lost, reap
 from .shelf import NOTE_MOST, SETTLED_SECONDS, beside
 from .store import Connection, Script, readable
 from .tally import Paces, shared
+from .wire import enter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ class Supervisor:
         return f"<Supervisor {self.name} children={len(self._children)} restarts={self.restarts}>"
 
     def run(self) -> dict[str, Any]:
-        """Until SIGTERM or SIGINT. GridDenied, GridUnreachable if the server can't be reached at the start."""
+        """Until SIGTERM or SIGINT. GridDenied, CodeMismatch, GridUnreachable if the grid can't be entered at the start."""
         self._connection.connect(patience=10.0)
+        enter(self._connection, self.keys, "host")
         self._send_beat()
         bell, ring = os.pipe()
         self._ready_in, self._ready_out = os.pipe()
@@ -115,7 +117,7 @@ class Supervisor:
             for end in (bell, ring, self._ready_in, self._ready_out):
                 os.close(end)
         if self._denied:
-            raise GridDenied("the server refused this host's nodes")
+            raise GridDenied("the grid refused this host's nodes; the log says why")
         if self._alone():
             raise GridUnreachable(f"no server at {self.address.url} for {ALONE_MS / 1000:.0f} s: the nodes of this host have left "
                                   "(GRIDWORKER_ALONE_MS allows more)")
@@ -254,7 +256,7 @@ class Supervisor:
             connection.connect(patience=30.0)
             self._serve(node, role, connection, lambda: (os.write(self._ready_out, f"{role.name}\n".encode()), None)[1])
             status = LEFT
-        except GridDenied as error:
+        except (GridDenied, CodeMismatch) as error:
             log.error("%s: %s", node.name, error)
             status = DENIED
         except SystemExit as error:

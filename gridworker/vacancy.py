@@ -35,6 +35,7 @@ class Vacancies:
         self.known: set[str] = set()                # have workers
         self._due: dict[str, float] = {}            # others: when to look
         self._vacant: set[str] = set()              # have been seen without workers
+        self._refused = ""                          # what to say besides: that some came and were refused
 
     def __repr__(self) -> str:
         return f"<Vacancies {', '.join(sorted(self._vacant)) or 'none'}>"
@@ -71,8 +72,14 @@ class Vacancies:
             self._due[pool] = now + AGAIN_SECONDS
         return True
 
-    def learn(self, staffed: set[str], waited_for: Iterable[str], now: float) -> list[str]:
-        """Which pools have workers. Returns what is to be said, once, of those that are waited for and have none."""
+    def learn(self, staffed: set[str], waited_for: Iterable[str], now: float, refused: str = "") -> list[str]:
+        """Which pools have workers. Returns what is to be said, once, of those that are waited for and have none.
+
+        `refused`: what is to be said besides, of workers that came and were refused.
+        """
+        if refused and not self._refused:
+            self._vacant.clear()
+        self._refused = refused
         for pool in staffed & self._due.keys():
             del self._due[pool]
         self.known |= staffed
@@ -81,11 +88,11 @@ class Vacancies:
             self._starting = ""
         news = sorted((set(waited_for) & self._due.keys()) - self._vacant - {self._starting})
         self._vacant.update(news)
-        return [vacancy(pool, staffed) for pool in news]
+        return [vacancy(pool, staffed) + refused for pool in news]
 
     def why(self, pools: Iterable[str]) -> str:
         """What to add to the message of a time limit: "", or the pools of these that have no workers."""
-        return "".join(f"; {vacancy(pool, self.known)}" for pool in sorted(self._vacant.intersection(pools)))
+        return "".join(f"; {vacancy(pool, self.known)}{self._refused}" for pool in sorted(self._vacant.intersection(pools)))
 
 
 def vacancy(pool: str, staffed: set[str]) -> str:

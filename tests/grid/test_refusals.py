@@ -23,15 +23,19 @@ from gridworker import (
     request,
     requests,
     versions,
+    wire,
 )
 from gridworker import __version__ as VERSION
 from gridworker.keys import WIRE
 from gridworker.messages import CHAIN_MOST
+from gridworker.node import Node
+from gridworker.store import Script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gridworker import Grid
+    from gridworker.store import Connection
 
 
 @pytest.fixture
@@ -156,14 +160,52 @@ def test_nodes_of_another_wire_format_are_named_when_connecting(lab: Lab, told: 
     connection = lab.connection()
     connection.call("HSET", lab.keys.nodes, "pool/ann~00000000", f'{{"name": "ann", "version": "0.0.1", {told}}}')
     connection.close()
-    both = rf"the node ann speaks wire format {theirs} \(gridworker 0\.0\.1\), this client {WIRE} \(gridworker {re.escape(VERSION)}\)"
+    both = rf"the node ann speaks wire format {theirs} .gridworker 0\.0\.1., this client speaks {WIRE} \(gridworker {re.escape(VERSION)}\)"
     with pytest.raises(CodeMismatch, match=both):
         lab.client().__enter__()
 
 
+def test_hosts_and_clients_that_speak_another_wire_format_than_who_came_first_are_refused(lab: Lab, connection: Connection) -> None:
+    connection.call("SET", lab.keys.wire, "99 9.9.9")
+    said = rf"the grid {lab.keys.namespace} speaks wire format 99 \(gridworker 9.9.9\), this %s speaks {WIRE} .*--cleanup --namespace"
+    with pytest.raises(CodeMismatch, match=said % "client"):
+        lab.client().__enter__()
+    host = lab.run("--worker", "1")
+    assert host.returncode == 1
+    assert re.search(said % "host", host.stdout), host.stdout
+    assert {key.rpartition(b":")[2] for key in connection.call("KEYS", lab.keys.prefix + "*")} <= {b"wire", b"refused", b"log"}
+
+
+def test_a_client_hears_that_workers_of_another_wire_format_were_refused(
+        lab: Lab, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gridworker.looking.LOOK_SECONDS", 20.0)
+    answer = lab.client().request(calls.inc, 1)
+    with pytest.raises(TimeoutError, match=r"has no workers, nor has any other$"):
+        answer.result(0.1)
+    with monkeypatch.context() as theirs:
+        theirs.setattr(wire, "WIRE", 99)
+        with pytest.raises(CodeMismatch, match=rf"speaks wire format {WIRE} .* this node speaks 99"):
+            Node(lab.keys, "pool", "new", kind="worker", supervisor="s").register(connection, Script("register"))
+    assert connection.call("HLEN", lab.keys.nodes) == 0
+    with pytest.raises(TimeoutError, match=rf"came and were refused: they speak wire format 99, this grid {WIRE}"):
+        answer.result(0.1)
+
+
+def test_a_client_that_comes_back_to_a_grid_of_another_wire_format_ends(lab: Lab, connection: Connection) -> None:
+    with lab.client() as grid:
+        answer = grid.request(calls.inc, 1)
+        grid.status()
+        connection.call("SET", lab.keys.wire, "99 9.9.9")       # the server was emptied, and others came first
+        mine = [one for one in connection.call("CLIENT", "LIST").split(b"\n") if grid.name.encode() in one]
+        for one in mine:
+            connection.call("CLIENT", "KILL", "ID", one.split()[0].removeprefix(b"id="))
+        with pytest.raises(CodeMismatch, match="speaks wire format 99"):
+            answer.result(20)
+
+
 def test_releases_that_speak_the_same_wire_format_work_together(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.workers(1)
-    monkeypatch.setattr("gridworker.keeping.__version__", "0.9.9")
+    monkeypatch.setattr("gridworker.wire.__version__", "0.9.9")
     assert lab.client().request("pool", calls.inc, 1).result(20) == 2
 
 

@@ -13,12 +13,14 @@ import pytest
 from memory import Memory
 
 import gridworker
-from gridworker.keys import Keys
+from gridworker.errors import CodeMismatch
+from gridworker.keys import WIRE, Keys
 from gridworker.messages import ID, item
 from gridworker.node import Node, reap
 from gridworker.server import Server, found
 from gridworker.store import GONE, Connection, Script
 from gridworker.waits import Wait, batches
+from gridworker.wire import enter
 
 SCRIPTS = Path(gridworker.__file__).parent / "scripts"
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -340,3 +342,25 @@ def test_askers_that_never_come_back_are_forgotten_when_the_result_has_gone_by_i
     bench.connection.call("HSET", bench.keys.unheard, *(word for call in gone for word in (call, "<c.8><c.9>")))
     assert bench.acknowledge(B, by="c.1") == 0
     assert not bench.connection.call("EXISTS", bench.keys.unheard)
+
+
+@pytest.mark.parametrize("left", [lambda bench: bench.connection.call("RPUSH", bench.keys.kept, b"%013d" % 5 + A.encode()),
+                                  lambda bench: bench.connection.call("HSET", bench.keys.nodes, "pool/old~0", '{"name": "old"}')])
+def test_what_an_older_release_has_left_refuses_whoever_comes(bench: Bench, left: Any) -> None:
+    bench.connection.call("DEL", bench.keys.wire, bench.keys.nodes)
+    left(bench)
+    for _ in range(2):
+        with pytest.raises(CodeMismatch, match=r"an older release of gridworker|the node old speaks wire format 0"):
+            bench.node.register(bench.connection, Script("register"))
+    assert bench.connection.call("EXISTS", bench.keys.wire) == 0
+
+
+def test_the_first_to_come_fixes_the_wire_format(bench: Bench) -> None:
+    bench.connection.call("DEL", bench.keys.wire)
+    for _ in range(2):
+        enter(bench.connection, bench.keys, "client")
+        assert bench.connection.call("GET", bench.keys.wire).split() == [str(WIRE).encode(), gridworker.__version__.encode()]
+    bench.submit(A)
+    bench.acknowledge(A, by="c.1")
+    enter(bench.connection, bench.keys, "node")
+    assert bench.connection.call("EXISTS", bench.keys.refused) == 0
