@@ -44,7 +44,7 @@ KEPT = """kept. To look at it:
   export FLEETCTL_HOME={home}
   fleetctl ls
 and to end it:
-  fleetctl down; fleetctl local down"""
+  fleetctl down && fleetctl local down && rm -r {home}"""
 
 
 def run(workers: int, jobs: int, reclevel: int, *, keep: bool, console: Console, bundled: bool = True) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
@@ -235,7 +236,10 @@ class Machines(Many, Mapping[str, Machine]):
         self._succeeded, self._extra = succeeded, extra
 
     def __getitem__(self, key: str) -> Machine:
-        return self._all[key]
+        if key in self._all:
+            return self._all[key]
+        known = ", ".join([*map(repr, [*self._all][:3]), *["…"][: len(self._all) > 3]]) or "none"
+        raise KeyError(f"{key!r} is none of the ids of these machines: {known}; the first of them is [*machines.values()][0]")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all)
@@ -306,9 +310,12 @@ class Machines(Many, Mapping[str, Machine]):
 
     def __repr__(self) -> str:
         failed, extra = len(self.failed), len(self._extra)
-        more = {"expected": len(self) - len(self._succeeded) - extra - failed, "extra": extra, "interrupted": len(self.interrupted)}
+        were = Counter(machine.state for machine in (*self.succeeded, *self.extra))
+        more = {"expected": len(self) - len(self._succeeded) - extra - failed, "extra": extra, "interrupted": len(self.interrupted),
+                "failed since": were[MachineState.FAILED], "ended": were[MachineState.GONE]}  # fmt: skip
         shown = "".join(f", {count} {what}" for what, count in more.items() if count)
-        return f"<machines: {len(self._succeeded)} up, {failed} failed{shown}, ${self.per_hour:.4f}/h>"
+        up = sum(machine.state not in (MachineState.FAILED, MachineState.GONE) for machine in self.succeeded)
+        return f"<machines: {up} up, {failed} failed{shown}, ${self.per_hour:.4f}/h>"
 
     def _repr_html_(self, most: int = 10) -> str:
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in SHOWN)

@@ -243,6 +243,7 @@ DATA = "LaunchTemplateData"
     ({**fleet(MICRO), "LaunchTemplateConfigs": [{"Overrides": [MICRO], "LaunchTemplateSpecification": {"LaunchTemplateId": "lt-1"}}]},
      ("LaunchTemplateConfigs", 0, "LaunchTemplateSpecification"), "LaunchTemplateData is in its place"),
     (fleet(MICRO, ClientToken="x" * 65), ("ClientToken",), "1 to 64 ASCII characters"),
+    (fleet(MICRO, DryRun=True), ("DryRun",), "a dry run launches nothing"),
     (fleet(MICRO, ValidUntil=DEADLINE), ("ValidUntil",), "an instant fleet is tried once, at once"),
     (fleet(MICRO, ReplaceUnhealthyInstances=True), ("ReplaceUnhealthyInstances",), "only for fleets of type maintain"),
     (fleet(MICRO, SpotOptions={"InstanceInterruptionBehavior": "stop"}), ("SpotOptions", "InstanceInterruptionBehavior"), "terminates"),

@@ -16,7 +16,7 @@ REPORT = Report(UUID(int=1), "i-00000001", Phase.READY, ip="10.0.0.7", host="h.e
 
 def machine(state=MachineState.READY, *, report=REPORT, price=0.0031, **slot):
     instance = slot.pop("instance", "i-00000001")
-    was_ready = state is MachineState.READY
+    was_ready = slot.pop("was_ready", state is MachineState.READY)
     return Machine(Slot("sir-1", instance, state, report, was_ready=was_ready, **slot), None, lambda slot: price)
 
 
@@ -67,6 +67,20 @@ def test_machines_that_are_still_expected_have_not_failed():
     assert machines.succeeded == [ready]
     assert machines.failed == [failed, dropped]
     assert repr(machines).startswith("<machines: 1 up, 2 failed, 1 expected, $")
+
+
+def test_machines_that_have_ended_or_failed_since_are_not_told_as_up():
+    states = (MachineState.READY, MachineState.INTERRUPTED, MachineState.FAILED, MachineState.GONE, MachineState.GONE)
+    machines = Machines({state + str(number): machine(state, was_ready=True) for number, state in enumerate(states)}, (), ())
+    machines._succeeded, machines._extra = tuple(machines)[:4], tuple(machines)[4:]
+    assert repr(machines).startswith("<machines: 2 up, 0 failed, 1 extra, 1 interrupted, 1 failed since, 2 ended, $")
+
+
+def test_a_place_instead_of_an_id_is_an_error_that_says_how_to_have_the_first():
+    with pytest.raises(KeyError, match=r"0 is none of the ids of these machines: 'sir-1'; the first of them is \[\*machines"):
+        Machines({"sir-1": machine()}, ("sir-1",), ())[0]
+    with pytest.raises(KeyError, match="none of the ids of these machines: none"):
+        Machines({}, (), ())["sir-1"]
 
 
 def test_a_notebook_shows_what_machines_sent_as_text():

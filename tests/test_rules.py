@@ -29,7 +29,7 @@ def refusal(bad: Any) -> RequestInvalid:
 def test_a_valid_request_is_accepted() -> None:
     validate(request())
     validate(request(SubnetId="subnet-1", SecurityGroupIds=["sg-1"]))
-    validate({**request(), "ValidUntil": "2030-01-01T00:00:00Z", "ValidFrom": DEADLINE})
+    validate({**request(), "DryRun": False, "ValidUntil": "2030-01-01T00:00:00Z", "ValidFrom": DEADLINE})
     validate(request(NetworkInterfaces=({"DeviceIndex": 0}, {"DeviceIndex": 1}, {"DeviceIndex": 1, "NetworkCardIndex": 1})))
 
 
@@ -74,6 +74,8 @@ INTERFACES, MAPPINGS, TAGS = (SPEC, "NetworkInterfaces"), (SPEC, "BlockDeviceMap
      (*TAGS, "Tags", 1, "Key"), "used by two tags"),
     ({**request(), "SpotPrice": "0"}, ("SpotPrice",), "alias 'price' (SpotPrice): a price is a finite number above 0"),
     ({**request(), "ClientToken": "x" * 65}, ("ClientToken",), "1 to 64 ASCII characters"),
+    ({**request(), "DryRun": True}, ("DryRun",), "a dry run launches nothing; leave it out, and ask with `await preflight("),
+    ({"ImageId": "ami-1", "InstanceType": "t3.micro", "DryRun": True}, ("DryRun",), "a dry run launches nothing"),
     ({**request(), "InstanceInterruptionBehavior": "stop"}, ("InstanceInterruptionBehavior",), "only allowed when Type is persistent"),
 ])
 def test_what_aws_would_refuse_is_refused_with_its_path(bad: Request, path: tuple[str | int, ...], words: str) -> None:

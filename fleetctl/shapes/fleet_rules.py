@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .rules import Fault, Path, dicts, launch_faults, price_faults, protection_faults, token_faults
+from .rules import Fault, Path, call_faults, dicts, launch_faults, price_faults, protection_faults
 
 __all__ = ["fleet_faults", "template_faults"]
 
@@ -42,7 +42,7 @@ def template_faults(request: dict[str, Any]) -> Iterator[Fault]:
 
 def fleet_faults(request: dict[str, Any]) -> Iterator[Fault]:
     """What is wrong beside the template's data."""
-    yield from token_faults(request)
+    yield from call_faults(request)
     for key, why in _NOT_INSTANT.items():
         if key in request:
             yield Fault((key,), why, request[key])

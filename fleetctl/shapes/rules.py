@@ -17,7 +17,7 @@ from ..errors import RequestInvalid, UserDataTooLarge
 
 __all__ = [
     "USER_DATA_LIMIT", "Fault", "Path",
-    "launch_faults", "price_faults", "protection_faults", "run_faults", "spot_faults", "tag_faults", "token_faults",
+    "call_faults", "launch_faults", "price_faults", "protection_faults", "run_faults", "spot_faults", "tag_faults",
     "base64_text", "dicts", "price_text",
 ]
 
@@ -141,7 +141,7 @@ def tag_faults(specifications: Any, at: Path, types: Iterable[str]) -> Iterator[
 def spot_faults(request: dict[str, Any]) -> Iterator[Fault]:
     """What is wrong beside the launch specification of RequestSpotInstances (API reference)."""
     yield from _count_faults(request, "InstanceCount")
-    yield from token_faults(request)
+    yield from call_faults(request)
     behaviour = request.get("InstanceInterruptionBehavior")
     if behaviour in ("stop", "hibernate") and request.get("Type", "one-time") != "persistent":
         yield Fault(("InstanceInterruptionBehavior",), "only allowed when Type is persistent; a one-time request terminates", behaviour)
@@ -157,7 +157,7 @@ def run_faults(request: dict[str, Any]) -> Iterator[Fault]:
         yield Fault(("MinCount",), f"more than MaxCount, which is {high}", low)
     if isinstance(high, int) and high > 1 and "PrivateIpAddress" in request:
         yield Fault(("PrivateIpAddress",), "only allowed when one machine is launched", request["PrivateIpAddress"])
-    yield from token_faults(request)
+    yield from call_faults(request)
     yield from protection_faults(request, ())
     yield from _market_faults(request.get("InstanceMarketOptions"), ("InstanceMarketOptions",))
 
@@ -193,11 +193,14 @@ def protection_faults(launch: dict[str, Any], at: Path) -> Iterator[Fault]:
         yield Fault((*at, "HibernationOptions", "Configured"), "a machine that can hibernate does not end when it is interrupted", True)
 
 
-def token_faults(request: dict[str, Any]) -> Iterator[Fault]:
-    """What is wrong with the client token ("Ensuring idempotency in Amazon EC2 API requests")."""
+def call_faults(request: dict[str, Any]) -> Iterator[Fault]:
+    """What is wrong with what every launch call takes: the client token ("Ensuring idempotency in Amazon EC2 API requests"), and a dry
+    run, which is always answered with an error."""
     token = request.get("ClientToken")
     if isinstance(token, str) and not (token.isascii() and 1 <= len(token) <= 64):
         yield Fault(("ClientToken",), "1 to 64 ASCII characters", token)
+    if request.get("DryRun") is True:
+        yield Fault(("DryRun",), "a dry run launches nothing; leave it out, and ask with `await preflight(request, n, cmds)` instead", True)
 
 
 def price_faults(launch: dict[str, Any], key: str, at: Path = (), *, least: bool = False) -> Iterator[Fault]:

@@ -89,13 +89,16 @@ def test_a_demo_that_is_kept_says_how_to_look_at_it_and_how_to_end_it(fleetctl, 
     looked = run(look)
     assert looked.returncode == 0, looked
     assert "UNOWNED" in looked.stdout
-    ended = run(f"export FLEETCTL_HOME={home}\n{end}")
+    ending, _, removal = end.rpartition(" && ")
+    ended = run(f"export FLEETCTL_HOME={home}\n{ending}")
     assert ended.returncode == 0, ended
     assert "all seen gone" in ended.stdout
     assert "the local cloud has ended" in ended.stdout
     assert processes(place) == []
     assert {path.name for path in Path(home).iterdir()} <= {"bundles", "ledgers", "local"}
     assert list(Path(home, "local").iterdir()) == [], "a local cloud leaves no file"
+    assert run(removal).returncode == 0
+    assert not Path(home).exists(), "what it says leaves nothing"
 
 
 def test_a_demo_that_is_interrupted_leaves_nothing(environment, place):
