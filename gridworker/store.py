@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DIRECTORY = os.path.join(os.path.dirname(__file__), "scripts")
+_BEGINNING = 1 << 10         # bytes at least, of a string that is not as long as it should be
 _CHUNK = 1 << 18
 _PIECES = 512                               # the kernel takes 1024 at once
 GONE = b"gone"                              # what step and resync answer to an incarnation that was given up
@@ -353,7 +354,7 @@ class Connection:
             else:
                 more = self._more(min(size - at, _CHUNK))
                 at += len(more)
-                other = other or more
+                other = other + more if len(other) < _BEGINNING else other      # a read may end in the middle of something short
         self._line()                        # what ends the string
         return data if size == length else other
 

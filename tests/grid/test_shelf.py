@@ -70,6 +70,13 @@ def test_parts_lie_on_the_shelf_and_the_server_has_notes_of_them(lab: Lab, conne
     assert int(connection.call("GET", lab.keys.parts + ":bytes")) == 11 * array.nbytes
 
 
+def test_a_value_of_many_parts_is_found_by_a_later_call_too(lab: Lab) -> None:
+    lab.workers(1)
+    grid, arrays = lab.client(), [numpy.full(N, float(number)) for number in range(12)]
+    for _ in range(3):                      # from the second on, the server is asked where each of them lies
+        assert grid.request("pool", salted(len), arrays).result(20) == 12
+
+
 def test_what_is_read_is_the_readers_own(lab: Lab) -> None:
     lab.workers(1)
     grid, array = lab.client(), numpy.ones(N)
