@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
 from .culprit import Stays
+from .habits import OF_AN_ANSWER, Habits
 from .messages import UNSIGNED
 from .reading import Reading
 from .signing import Seal
@@ -28,10 +29,11 @@ class Nothing:
         yield
 
 
-class Answer(Stays, Generic[T_co]):
+class Answer(Habits, Stays, Generic[T_co]):
     """What will be the value of a request, or values of requests. Await it in any asyncio loop, or block on `result()`."""
 
     __slots__ = ("_callbacks", "_lock", "_reading", "_seal", "_single", "_take_back", "wait")
+    habits = OF_AN_ANSWER
     instead = "let its value travel, `answer.result()`; a function on the grid asks for itself, with `gridworker.request(f, x)`"
 
     def __init__(self, calls: list[str], single: bool, patient: bool, lock: threading.Lock,
@@ -94,6 +96,16 @@ class Answer(Stays, Generic[T_co]):
                 raise TimeoutError(f"{missing} of {len(self.wait.calls)} call(s) are not done after {timeout} s; they go on{self._why()}")
         outcome: T_co = values(self.wait, self._single, self._seal)
         return outcome
+
+    def exception(self, timeout: float | None = None) -> Exception | None:
+        """What `result()` raises, or None, waiting for it. Raises TimeoutError after `timeout` seconds; the call goes on then."""
+        try:
+            self.result(timeout)
+        except Exception as error:
+            if not self.done():
+                raise
+            return error
+        return None
 
     def _why(self) -> str:
         return "" if self._reading is None else self._reading.why(self.wait)

@@ -21,6 +21,7 @@ from .culprit import Stays
 from .embedded import embed
 from .errors import GridClosed, GridError, GridUnreachable
 from .forked import watch
+from .habits import OF_A_GRID, Habits
 from .interrupts import Held
 from .keeping import Keeping
 from .keys import Keys, checked
@@ -50,13 +51,15 @@ SILENCE_SECONDS = 15.0    # then what is unanswered is asked again
 POOL = "pool"             # where calls go that name no pool
 
 
-class Grid(Living, Verbs, Looking, Keeping, Stays):
+class Grid(Living, Verbs, Looking, Keeping, Habits, Stays):
     """One grid, seen by a client. `with` and `async with` close it. Its methods may be called from any thread.
 
     `Grid()` is a grid of this machine's own: a server and workers, one per core or as many as `workers` says, that end with it.
     `Grid("redis://host:port/0")` and `Grid("unix:///path")` connect to one that is there. Calls that name no pool go to `pool`.
     `trace`: all its calls are traced, see `graph`.
     """
+
+    habits = OF_A_GRID
 
     def __init__(self, url: str | None = None, *, password: str | None = None, key: str | bytes | None = None, namespace: str = "grid",
                  name: str | None = None, workers: int | None = None, pool: str = POOL, trace: bool = False) -> None:

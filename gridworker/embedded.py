@@ -26,9 +26,12 @@ _started: weakref.WeakSet[Embedded] = weakref.WeakSet()
 
 
 def embed(url: str | None, workers: int | None, pool: str, namespace: str, lost: Callable[[GridError], None]) -> Embedded | None:
-    """The processes for a grid without an address; None for one that is somewhere. ValueError for workers that are not ours to start."""
+    """The processes for a grid without an address; None for one that is somewhere. ValueError for workers that are not ours to start,
+    TypeError for what is no address."""
     if url is None:
         return Embedded(workers, pool, namespace, lost)
+    if not isinstance(url, str):
+        raise TypeError(f"the address of a grid is a text, not {url!r}; a number of workers is said by name: Grid(workers=4)")
     if workers is not None:
         raise ValueError("workers= is for a grid of this machine's own, Grid() without an address; start those of a grid that is "
                          "somewhere with `python -m gridworker --worker`")

@@ -21,6 +21,7 @@ import types
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from .habits import OF_A_REMOTE, Habits
 from .here import current
 from .later import Later, is_here
 
@@ -66,14 +67,10 @@ class Bound(Generic[P, R, T]):
 
         `progress`: whether to show a bar while it is waited for; None is after a second, in a terminal or a notebook.
         """
-        calls: list[Call] = [(self.function, args, {}) for args in zip(first, *more, strict=False)]
         if self.grid is None and is_here():
+            calls: list[Call] = [(self.function, args, {}) for args in zip(first, *more, strict=False)]
             return cast("Many[T]", Later(self.pool or "", calls, single=False, patient=return_exceptions))
-        from .many import Many
-
-        many: Many[T] = self._grid()._ask(self._pool(), calls, Many, patient=return_exceptions)
-        many.progress = progress
-        return many
+        return self._grid().map(self.function, first, *more, pool=self._pool(), progress=progress, return_exceptions=return_exceptions)
 
     def _grid(self) -> Grid:
         return current() if self.grid is None else self.grid
@@ -82,8 +79,10 @@ class Bound(Generic[P, R, T]):
         return self._grid().pool if self.pool is None else self.pool
 
 
-class Remote(Generic[P, R, T]):
+class Remote(Habits, Generic[P, R, T]):
     """A function made by `@remote`. A call of it runs here."""
+
+    habits = OF_A_REMOTE
 
     __name__: str
     __qualname__: str

@@ -13,6 +13,7 @@ When the server has been gone for long (limits.ALONE_MS) it ends its nodes and i
 from __future__ import annotations
 
 import fcntl
+import io
 import logging
 import mmap
 import os
@@ -20,6 +21,7 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 
 from .errors import CodeMismatch, GridDenied, GridError, GridUnreachable
 from .keys import LEAVE, checked
@@ -252,6 +254,8 @@ class Supervisor:
             for end in (our_end, *self._lifelines.values()):
                 os.close(end)
             die_with(child_end)
+            if isinstance(sys.stdout, io.TextIOWrapper):        # what functions print: whole lines among those of others, and at once
+                sys.stdout.reconfigure(line_buffering=True, write_through=False)
             connection = Connection(self.address, self._password, name=f"{role.kind}:{node.name}")
             connection.connect(patience=30.0)
             self._serve(node, role, connection, lambda: (os.write(self._ready_out, f"{role.name}\n".encode()), None)[1])
@@ -264,6 +268,8 @@ class Supervisor:
         except BaseException:
             log.exception("node %s broke", node.name)
         finally:
+            with suppress(Exception):
+                sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
 

@@ -10,6 +10,7 @@ from .answers import Answer
 from .asking import one, several
 from .executor import GridExecutor
 from .keys import Keys, checked
+from .many import Many
 from .withdrawal import OPTIONS, own_option
 
 if TYPE_CHECKING:
@@ -88,6 +89,18 @@ class Verbs(ABC):
         pool, calls = several(where, self.pool)
         return self._ask(pool, calls, Answer, patient=return_exceptions,
                          timeout=timeout, durable=durable, memo_errors=memo_errors, trace=trace)
+
+    def map(self, function: Callable[..., Any], first: Iterable[Any], /, *more: Iterable[Any], pool: str | None = None,
+            progress: bool | None = None, return_exceptions: bool = False) -> Many[Any]:
+        """`map(f, xs)`: f of each item (of several iterables: of each tuple of them, up to the shortest), in order; all asked for at once.
+
+        As `f.on(grid, pool).map(xs)` of a `@remote` function, which editors and mypy know more of. `progress`: whether to show a bar while
+        it is waited for; None is after a second, in a terminal or a notebook.
+        """
+        calls: list[Call] = [(function, args, {}) for args in zip(first, *more, strict=False)]
+        many: Many[Any] = self._ask(self.pool if pool is None else pool, calls, Many, patient=return_exceptions)
+        many.progress = progress
+        return many
 
     def executor(self, pool: str | None = None) -> GridExecutor:
         """That pool as a `concurrent.futures.Executor`."""

@@ -61,6 +61,29 @@ def test_functions_of_a_script_go_by_value_and_may_ask_for_more() -> None:
         assert list(grid.status().pools) == ["pool"]
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_functions_print_comes_out_in_whole_lines(unbuffered: str) -> None:
+    process = script("""
+        from gridworker import Grid
+        def tell(i):
+            for n in range(20):
+                print("call", i, "says", n)
+            print("and more", end="")
+        with Grid(workers=4) as grid:
+            grid.requests([(tell, i) for i in range(20)]).result()
+    """, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, ""), err
+    told = [line.removeprefix("and more") for line in err.splitlines()]
+    assert sorted(line for line in told if line.startswith("call")) == sorted(f"call {i} says {n}" for i in range(20) for n in range(20))
+    assert err.count("and more") == 20, "also what ends in the middle of a line"
+
+
+def test_a_number_in_the_place_of_an_address_is_told_how_workers_are_counted() -> None:
+    with pytest.raises(TypeError, match=r"a text, not 4; .* Grid\(workers=4\)"):
+        Grid(4)     # type: ignore[arg-type]
+
+
 async def test_it_is_there_for_asyncio_too() -> None:
     async with Grid(workers=1, pool="mine") as grid:
         assert await grid.request(pow, 2, 3) == 8
