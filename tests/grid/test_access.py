@@ -161,10 +161,10 @@ def test_a_server_that_wants_a_certificate_does_not_take_a_client_without(encryp
     server, url = encrypted
     without = url.partition("&")[0]
     if without == url:
-        Grid.connect(without, password=server.password).__enter__().close()
-        return
-    with pytest.raises(GridUnreachable):
-        Grid.connect(without, password=server.password).__enter__()
+        with Grid.connect(without, password=server.password):
+            return
+    with pytest.raises(GridUnreachable), Grid.connect(without, password=server.password):
+        pass
 
 
 def test_the_connection_of_a_tls_client_ends_cleanly(encrypted: tuple[Server, str]) -> None:
