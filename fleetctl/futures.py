@@ -10,7 +10,7 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .errors import FleetError
 
@@ -26,6 +26,12 @@ class Pending(Generic[T]):
     def __repr__(self) -> str:
         broken = self.done() and (self._future.cancelled() or self._future.exception() is not None)
         return f"<{self._what}: {'failed' if broken else 'done' if self.done() else 'pending'}>"
+
+    if not TYPE_CHECKING:  # a type checker is to go on refusing what is not there
+
+        def __getattr__(self, name: str) -> Any:
+            hint = "" if name.startswith("_") else f"; await it first, or call its .result(): {self!r}"
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=self)
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._wait().__await__()

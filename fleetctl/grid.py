@@ -133,7 +133,7 @@ class FleetGrid(Grid):
         else:
             if late:
                 log.warning("%s did not end in %d s: what they run is run again elsewhere", ", ".join(late), GRACE_SECONDS)
-        await self.session.teardown_machines(retirable(self.session.launches, going))
+        await self.session.end_machines(retirable(self.session.launches, going))
 
     def teardown(self) -> Pending[Receipt]:
         """Close it, end its machines, and prove it. A server that was there before stays. Raises StillBilling."""
@@ -142,7 +142,7 @@ class FleetGrid(Grid):
     async def _teardown(self) -> Receipt:
         await asyncio.to_thread(self.close)
         async with self._resizing:
-            return await self.session.teardown([launch._conductor for launch in self.launches])
+            return await self.session.end_launches([launch._conductor for launch in self.launches])
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
         super().__exit__(kind, error, where)
@@ -172,7 +172,7 @@ class GridLaunch(Watched[FleetGrid]):
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and not self._cancelled:
                 raise  # the session lets go, which ends nothing
-            await self._plan.session.teardown([launch._conductor for launch in self.launches])
+            await self._plan.session.end_launches([launch._conductor for launch in self.launches])
             if self._cancelled:
                 raise FleetError("the grid was given up", left=[], todo="its machines have been ended") from None
             raise

@@ -171,7 +171,7 @@ class Session:
         """A boto3 session on the same cloud, for whatever this package does not do."""
         return self.aws.boto3()
 
-    async def extend(self, hours: float, only: Conductor | None = None) -> datetime:
+    async def move_end(self, hours: float, only: Conductor | None = None) -> datetime:
         """Move the hard end of all launches, or of one, `hours` later; returns the earliest new end. Raises as the verb `extend`."""
         await self._not_during_an_end()
         chosen = [one for one in self._keeper.living() if only is None or one in only.family()]
@@ -238,26 +238,27 @@ class Session:
         if self._guard is not None and conductor.lifetime == "fuse":
             self._guard.keep(str(conductor.uuid))
 
-    async def teardown(self, launches: Sequence[Conductor]) -> Receipt:
+    async def end_launches(self, launches: Sequence[Conductor]) -> Receipt:
         """End some launches, and those that replace what they have lost; the channel stays for the others."""
         launches = await self._stop(launches)
         ids = {str(one.uuid) for one in launches}
         return self._checked(await self._end(Estate.read(self.id, self.profile.region, self.ledger.entries(), ids), launches, ids))
 
-    async def teardown_machines(self, parts: Parts) -> Receipt:
+    async def end_machines(self, parts: Parts) -> Receipt:
         """End some machines of launches that go on."""
         receipt = await retire(self.call, self.id, self.profile.region, self.ledger.entries(), parts, self._cost_of)
         attempt(self.ledger.seen_gone, receipt.proved)
         return self._checked(receipt)
 
-    def teardown_all(self) -> Coroutine[Any, Any, Receipt]:
-        """End everything that this session made, the channel too. Raises StillBilling when anything is not seen to be gone.
+    def teardown_all(self) -> Pending[Receipt]:
+        """As the verb of that name."""
+        return self.submit(self.end_all(), "teardown of everything")
 
-        A launch that begins after this call waits until it is over, and then begins anew.
-        """
-        return self._teardown_all(list(self.launches))  # the launches of now, not those of when the loop gets to it
+    def end_all(self) -> Coroutine[Any, Any, Receipt]:
+        """End everything that this session made, the channel too. A launch that begins after this call waits until it is over."""
+        return self._end_all(list(self.launches))  # the launches of now, not those of when the loop gets to it
 
-    async def _teardown_all(self, launches: Sequence[Conductor]) -> Receipt:
+    async def _end_all(self, launches: Sequence[Conductor]) -> Receipt:
         async with self._ending:
             await asyncio.gather(*(do() for do in self._farewells))
             launches = await self._stop(launches)
@@ -353,9 +354,7 @@ class Session:
 
     def close(self) -> Receipt:
         """Tear everything down, then let go. Blocks; harmless when repeated. Raises StillBilling."""
-        if self.closed:
-            return Receipt()
-        return self._end_by(self.teardown_all())
+        return Receipt() if self.closed else self._end_by(self.end_all())
 
     def _end_by(self, teardown: Coroutine[Any, Any, Receipt]) -> Receipt:
         """Wait for a teardown, then let go: well only where it has proved all gone."""
@@ -388,7 +387,7 @@ class Session:
         """The end of a process some of whose launches are left to their fuses."""
         names = ", ".join(f"launch {one.uuid}" for one in kept)
         display.say(f'{names} goes on: its lifetime is "fuse". {LEFT}')
-        return self._end_by(self.teardown([one for one in running if one not in kept]))
+        return self._end_by(self.end_launches([one for one in running if one not in kept]))
 
 
 _living: dict[Session, None] = {}  # a session is kept until it ends, whoever has let go of it, and not for longer

@@ -148,11 +148,11 @@ def teardown(what: Launch[Any] | Machine | Machines | Sequence[Machine], *, sess
     """
     if isinstance(what, Launch):
         session = session or what.session
-        return session.submit(session.teardown([what._conductor]), f"teardown of {what.uuid}")
+        return session.submit(session.end_launches([what._conductor]), f"teardown of {what.uuid}")
     machines = [what] if isinstance(what, Machine) else list(what.values()) if isinstance(what, Machines) else list(what)
     homes = {one.home for one in machines}
     home = session or next((one for one in homes if isinstance(one, Session)), None) or current()
-    return home.submit(home.teardown_machines(retirable(home.launches, machines)), f"teardown of {len(machines)} machine(s)")
+    return home.submit(home.end_machines(retirable(home.launches, machines)), f"teardown of {len(machines)} machine(s)")
 
 
 def teardown_all(*, session: Session | None = None) -> Pending[Receipt]:
@@ -160,8 +160,7 @@ def teardown_all(*, session: Session | None = None) -> Pending[Receipt]:
 
     Resolves to the receipt; raises StillBilling.
     """
-    session = session or current()
-    return session.submit(session.teardown_all(), "teardown of everything")
+    return (session or current()).teardown_all()
 
 
 def extend(hours: float, *, session: Session | None = None) -> Pending[datetime]:
@@ -171,7 +170,7 @@ def extend(hours: float, *, session: Session | None = None) -> Pending[datetime]
     it could not be written down for the machines: their end is as before then, unless the error says that it has moved.
     """
     session = session or current()
-    return session.submit(session.extend(hours), "extension")
+    return session.submit(session.move_end(hours), "extension")
 
 
 class Asked(NamedTuple):

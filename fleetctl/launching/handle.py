@@ -138,7 +138,7 @@ class Launch(Watched[T], Generic[T]):
 
     def extend(self, hours: float) -> Pending[datetime]:
         """Let its machines run `hours` longer than they would; resolves to the new end. Raises as the verb `extend`."""
-        return self.session.submit(self.session.extend(hours, self._conductor), f"extension of launch {self.uuid}")
+        return self.session.submit(self.session.move_end(hours, self._conductor), f"extension of launch {self.uuid}")
 
     def enough(self) -> Pending[Machines]:
         """Resolves as soon as the minimum is up."""

@@ -282,7 +282,7 @@ class Standby:
             self._coming -= number
             self._tell()
         if failed := launch.machines.failed:  # they would stay, for whoever wants to look at them
-            await self.session.teardown_machines(retirable(self.session.launches, failed))
+            await self.session.end_machines(retirable(self.session.launches, failed))
 
     async def _set_up(self, member: Member, commands: Sequence[Command]) -> None:
         """Run these on it, and then it is free."""
@@ -376,7 +376,7 @@ class Standby:
         for member in members:
             self._step(member, Step.RETIRE)
         going = [one.machine for one in members if one.where is Where.LEAVING]
-        await self.session.teardown_machines(retirable(self.session.launches, going))
+        await self.session.end_machines(retirable(self.session.launches, going))
         for member in members:
             self._lose(member)
 
@@ -385,7 +385,7 @@ class Standby:
             await self._lodging.save_all(self._lodgers())
         await self._stop()
         family = [one for conductor in self._conductors for one in conductor.family()]
-        receipt = await self.session.teardown(family)
+        receipt = await self.session.end_launches(family)
         for member in self._members.values():
             self._lose(member)
         return receipt

@@ -45,7 +45,7 @@ class Desk(Protocol):
     def call(self) -> ec2.Call:
         """The journalled way to AWS."""
 
-    def teardown_all(self) -> Coroutine[Any, Any, Receipt]:
+    def end_all(self) -> Coroutine[Any, Any, Receipt]:
         """End everything."""
 
 
@@ -141,7 +141,7 @@ class Books:
         display.say(f"the budget is reached ({self.cost().words()}): tearing everything down")
         while True:
             try:
-                receipt = await self._desk.teardown_all()
+                receipt = await self._desk.end_all()
             except StillBilling as error:
                 display.say(f"the teardown for the budget: {error}")
             else:

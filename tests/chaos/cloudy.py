@@ -151,7 +151,7 @@ class Day:
     def end(self):
         """A teardown. True if it says that everything has ended."""
         try:
-            receipt = abandoned.down(self.home)[0] if self.left else self.session.submit(self.session.teardown_all(), "end").result(300)
+            receipt = abandoned.down(self.home)[0] if self.left else self.session.teardown_all().result(300)
         except StillBilling:
             return False
         except FleetError as error:

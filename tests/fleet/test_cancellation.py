@@ -58,7 +58,7 @@ def test_a_callback_that_waits_or_breaks_holds_nothing_up(fake_session):
     launch = bring_up_spots(REQUEST, 1, "true", session=session)
 
     def waits(future):
-        session.submit(session.teardown_all(), "teardown").result(30)
+        session.teardown_all().result(30)
         done.set()
 
     def leaves(future):

@@ -174,7 +174,7 @@ def test_there_is_nothing_to_extend_where_nothing_runs(fake_session):
 def test_a_teardown_ends_the_writing_before_the_bucket_goes(fake_session, tasks_of):
     session = fake_session(FakeAws())
     up(session, hours=5)
-    session.submit(session.teardown_all(), "teardown").result(30)
+    session.teardown_all().result(30)
     assert "fuse" not in tasks_of(session)
     up(session)
     assert session.aws.count("put_object") <= 1
@@ -199,7 +199,7 @@ def test_a_launch_that_is_begun_during_a_teardown_is_looked_after_when_that_is_o
         session.aws.before = terminating
     else:
         session.before_end(hold)
-    ending = session.submit(session.teardown_all(), "teardown")
+    ending = session.teardown_all()
     assert reached.wait(20)
     launch = bring_up_spots(REQUEST, 1, "true", session=session, hours=5)
     session.loop.call_soon_threadsafe(held.set)
@@ -219,7 +219,7 @@ def test_an_extension_during_a_teardown_comes_too_late_and_makes_nothing(fake_se
             await held.wait()
 
     session.aws.before = hold
-    ending = session.submit(session.teardown_all(), "teardown")
+    ending = session.teardown_all()
     wait_for(lambda: "terminate_instances" in session.aws.calls)
     extension = launch.extend(1)
     session.loop.call_soon_threadsafe(held.set)

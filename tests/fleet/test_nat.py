@@ -289,7 +289,7 @@ def test_an_extended_launch_keeps_it_as_long_as_its_machines(machine, sessions):
     session = sessions()
     launch = private(session)
     launch.result(60)
-    session.submit(session.extend(3), "extending").result(60)
+    session.submit(session.move_end(3), "extending").result(60)
     tags = {one["Key"]: one["Value"] for one in machine.row()["Tags"]}
     end = datetime.strptime(tags[nat.HELD + session.id], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
     assert end == pytest.approx(launch._conductor.expires, abs=1) and end - launch._conductor.began > 4 * 3600

@@ -23,6 +23,34 @@ MACHINES = {"spot request", "instance"}
 CHANNEL = {"topic", "queue", "subscription"}
 
 
+def test_the_session_s_own_teardown_starts_at_the_call_and_is_awaited_in_any_loop(fake_session):
+    session = fake_session(FakeAws())
+    machines = up(session)
+
+    async def notebook():
+        return await asyncio.wait_for(session.teardown_all(), 20)       # not on the session's own loop
+
+    assert len(asyncio.run(notebook()).found) >= 2 * len(machines)
+    assert repr(machines).startswith("<machines: 0 up, 0 failed, 3 ended, $0.0000/h")
+    machines = up(session)
+    begun = session.teardown_all()                                      # nobody awaits it
+    assert not begun.result(20).remaining
+    assert machines.up == []
+
+
+def test_what_is_not_awaited_yet_says_so_where_its_value_s_attributes_are_asked_for(fake_session):
+    session = fake_session(FakeAws())
+    launch = bring_up_spots(REQUEST, 1, "true", session=session)
+    with pytest.raises(AttributeError, match=r"'Launch' object has no attribute 'run'; await it first, or call its \.result\(\): <launch "):
+        launch.run("hostname")
+    assert not hasattr(launch, "_repr_png_")
+    assert launch.result(10).up
+    ending = teardown_all(session=session)
+    with pytest.raises(AttributeError, match=r"'remaining'; await it first.*: <teardown of everything: "):
+        ending.remaining  # noqa: B018
+    assert not ending.result(10).remaining
+
+
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(ec2, "PAUSES", (0.001,) * 5)
