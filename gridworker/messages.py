@@ -2,7 +2,7 @@
 
     item     id (32 hex) · function token (8 hex) · tries (1 digit) · depth (4 digits) · sealed (reference · NUL · pickle)
     message  W<item> · R<id><sealed pickle> · E<id><sealed failure, or plain one> · C<id><id,id,…> · X<id> (cancelled) ·
-             L (links have changed)
+             N<id><sealed pickle> (a result of its own that nobody is waiting for) · L (links have changed)
 
 Sealed is what signing.py says; what is pickled in an item is (args, kwargs), and in a result the value (a short scalar is `m` and
 marshalled). The scripts read the fixed-width head of an item and nothing else. These classes have slots and no dataclass decorator:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ID, TOKEN = 32, 8
 HEAD = ID + TOKEN + 1 + 4
-WORK, RESULT, FAILURE, CYCLE, CANCEL, LINKS = 87, 82, 69, 67, 88, 76     # first bytes of what lies in an inbox
+WORK, RESULT, FAILURE, CYCLE, CANCEL, UNASKED, LINKS = 87, 82, 69, 67, 88, 78, 76     # first bytes of what lies in an inbox
 SCALAR = 109        # 'm': a result that is a marshalled scalar, which no pickle begins with
 VERSION = 1
 UNSIGNED = Seal()

@@ -144,8 +144,12 @@ class Waits:
             wait.arrive(call, message.another() if type(message) is Whole and wait is not waits[-1] else message)
         del self._waits[call], self._asked[call]        # at the end: what a signal breaks off is asked for again
         if result:
-            self.heard.append(message[:1 + ID] if len(message) < SHORT else b"L" + message[1:1 + ID])
+            self.hear(message)
         return True
+
+    def hear(self, message: bytes) -> None:
+        """A result is here, or nobody is waiting for it: it is to be acknowledged."""
+        self.heard.append((b"R" if len(message) < SHORT else b"L") + message[1:1 + ID])
 
     def withdraw(self, wait: Wait, failure: Failure) -> list[tuple[str, str, str]]:
         """Ends a wait with that failure in place of what is missing. Returns (call, parent, pool) of asks not needed any more."""

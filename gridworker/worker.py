@@ -18,7 +18,7 @@ from .errors import CallCancelled, CodeMismatch, GridError, NotSerializable, Par
 from .keys import checked
 from .limits import DEPTH_MOST, HEARD_MOST, RESULT_MS
 from .links import Climber
-from .messages import CANCEL, CYCLE, ID, LINKS, TOKEN, UNSIGNED, WORK, Failure, depth_of, opened
+from .messages import CANCEL, CYCLE, ID, LINKS, TOKEN, UNASKED, UNSIGNED, WORK, Failure, depth_of, opened
 from .naming import cycle, named
 from .node import NOBODY, SEVERAL, become, reap
 from .outgoing import encoded
@@ -186,10 +186,19 @@ class Worker:
                 self._cancel(message[1:1 + ID])
             elif message[0] == CYCLE:
                 self._heard(cycle(message, self.steps.items(message[1 + ID:].decode("ascii").split(",")), self.functions, self.seal))
+            elif message[0] == UNASKED:
+                self._unasked(b"R" + message[1:])
             elif self.blobs.is_big(message):
                 self._fetch_big(message)
             else:
                 self._heard(message)
+
+    def _unasked(self, result: bytes) -> None:
+        """Nobody waits for a result of this worker: it is kept like one that was heard, not for the hour of those that may be."""
+        if self.blobs.is_big(result):
+            self.blobs.enter(result)
+        self.waits.hear(result)
+        self.steps.acknowledge(batches(self.waits.heard))
 
     def _heard(self, message: bytes) -> None:
         self.waits.arrive(message)
@@ -315,6 +324,8 @@ class Worker:
 
     def body(self, running: Running, value: Any) -> bytes:
         """What is sealed as the result of a call: its pickle, or, if that is big, where it is. NotSerializable, TooBig, GridUnreachable."""
+        if running.cancelled:
+            return b""                              # `finish` drops it: nothing is to be stored
         if type(value) in SCALARS:
             stream = scalar(value)
             return stream if len(stream) < BIG else self.blobs.leave(running.call, stream, [])

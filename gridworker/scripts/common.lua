@@ -7,6 +7,7 @@
 --   R<id><pickle>                    result, kept for a time      E<id><pickle>   failure, kept shortly and only for who asks again
 -- An item is: id (32), function (8), tries (1 digit), payload. What goes into an inbox is one letter and the rest:
 --   W<item>   work, owned by the inbox's node from this moment      R<id><pickle>   E<id><pickle>   C<id><id,id,…>   a cycle
+--   N<id><pickle>   to the node that has computed it: a result that nobody is waiting for
 local prefix = ARGV[1]
 local PENDING, DONE = 80, 82          -- 'P', 'R'
 local CHUNK = 2000                    -- arguments in one variadic command: Lua's stack holds 8,000

@@ -27,6 +27,7 @@ for i = 1, completions do
     was = call('GET', key)
     if was and byte(was) == PENDING then call('SET', key, outcome, 'PX', ARGV[6]) end
   end
+  if success and not was then tell(me, 'N' .. sub(outcome, 2)) end       -- cancelled while it ran, mostly: nobody will hear of it
   local several = was and byte(was) == PENDING and answer(was, outcome, i <= known and me)
   if several and success then
     shared[#shared + 1] = id
@@ -44,9 +45,14 @@ if not alive then
 end
 
 local mine = {}                 -- for the own queue, oldest first
-for _ = 1, returned do
-  if call('HDEL', KEYS[2], sub(ARGV[at], 1, 32)) == 1 then mine[#mine + 1] = ARGV[at] end
-  at = at + 1
+for first = 1, returned, CHUNK do
+  local ids = {}
+  for i = 1, math.min(CHUNK, returned - first + 1) do ids[i] = sub(ARGV[at + i - 1], 1, 32) end
+  for i, owned in ipairs(call('HMGET', KEYS[2], unpack(ids))) do
+    if owned and owned ~= 'K' then mine[#mine + 1] = ARGV[at + i - 1] end       -- K: the mark of a cancelled one, see cancel.lua
+  end
+  variadic('HDEL', KEYS[2], ids)
+  at = at + #ids
 end
 if at <= #ARGV then
   local pools = {}

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import grid_calls as calls
 import pytest
+from big_calls import ones_when_told
 from grid_lab import lines, until
 
 from gridworker import CallCancelled, CallTimeout, request
 
 if TYPE_CHECKING:
     from grid_lab import Lab
+
+    from gridworker.store import Connection
 
 
 def idle(grid: Any) -> Callable[[], bool]:
@@ -57,6 +60,21 @@ def test_a_parked_call_is_told_where_it_waits_and_what_it_asked_for_goes_with_it
     until(idle(grid), "nothing to be left")
     assert "end" not in lines(path)
     assert grid.requests("pool", [(calls.inc, i) for i in range(10)]).result(20) == list(range(1, 11))
+
+
+def test_a_result_that_nobody_waits_for_any_more_is_kept_no_longer_than_one_that_was_heard(lab: Lab, connection: Connection) -> None:
+    """Its call was computing when it was cancelled. Its big parts go with it."""
+    lab.workers(1)
+    grid, path, keys = lab.client(), lab.directory / "slow", lab.keys
+    answer = grid.request("pool", ones_when_told, str(path), 100_000)
+    until(lambda: lines(path), "the call to run")
+    assert answer.cancel()
+    until(lambda: not connection.call("EXISTS", keys.call(answer.calls[0])), "nobody to wait")
+    path.with_name("slow.go").touch()
+    call = answer.calls[0].encode()
+    until(lambda: any(call in batch for batch in connection.call("LRANGE", keys.kept, 0, -1)), "its time to begin")
+    until(lambda: [part[:32] for part in connection.call("ZRANGE", keys.parts, 0, -1)] == [call], "that of its parts to begin")
+    assert connection.call("GETRANGE", keys.call(answer.calls[0]), 0, 0) == b"R"
 
 
 def test_an_async_call_is_cancelled_as_a_task(lab: Lab) -> None:

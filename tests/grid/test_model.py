@@ -56,16 +56,18 @@ class Grid(RuleBasedStateMachine):
         keys, name = self.keys, node.incarnation
         fixed = (keys.nodes, keys.owned(name), keys.mine(name), keys.inbox(name), keys.up("pool"), keys.queue("pool"), keys.busy("pool"),
                  keys.volunteers("pool"), keys.helpers("pool"), keys.executed)
+        before = self.connection.call("GET", keys.call(done[1:1 + ID].decode())) if done else None
         reply = self.connection.run(Script("step"), fixed, [
             keys.prefix, name, "pool", node.name, 60000, 60000, want, "f" * 8, "idle" if idle else "", "", "", int(bool(done)), len(back),
             0, 0, *filter(None, [done]), *back])
         if reply != GONE:
             messages, items = reply
-            assert all(message[:1] in (b"W", b"X") for message in messages)
+            unasked = [b"N" + done[1:]] if done[:1] == b"R" and before is None else []
+            assert [message for message in messages if message[:1] not in b"WX"] == unasked       # told to who computed it
             for message in messages:
                 if message[:1] == b"W":
                     self.held[name].append(message[1:])
-                else:
+                elif message[:1] == b"X":
                     self.cancelled.setdefault(name, []).append(message[1:1 + ID].decode())
             self.held[name] += items
         return reply

@@ -21,6 +21,7 @@ from gridworker.server import Server, found
 from gridworker.store import GONE, Connection, Script
 from gridworker.waits import Wait, batches
 from gridworker.wire import enter
+from gridworker.withdrawal import cancel_arguments
 
 SCRIPTS = Path(gridworker.__file__).parent / "scripts"
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -364,3 +365,27 @@ def test_the_first_to_come_fixes_the_wire_format(bench: Bench) -> None:
     bench.acknowledge(A, by="c.1")
     enter(bench.connection, bench.keys, "node")
     assert bench.connection.call("EXISTS", bench.keys.refused) == 0
+
+
+def test_who_has_computed_what_nobody_asks_for_is_told_so_and_only_once(bench: Bench) -> None:
+    bench.submit(A, B)
+    bench.step(want=2, token="f" * 8)
+    keys, arguments = cancel_arguments(bench.keys, "c.1", [(A, "", "pool")], False)
+    assert bench.connection.run(Script("cancel"), keys, arguments) == 1
+    done = (("R", A, b"big"), ("R", B, b"asked"))
+    assert bench.step(done=done) == [[b"N" + A.encode() + b"big", b"X" + A.encode()], []]
+    assert bench.step(done=done) == [[], []]
+    assert bench.state(A) == b"R" + A.encode() + b"big"
+    assert bench.inbox() == [b"R" + B.encode() + b"asked"]
+
+
+@pytest.mark.parametrize("kill", [True, False])
+def test_a_cancelled_call_that_is_given_back_is_not_queued_again(bench: Bench, kill: bool) -> None:
+    bench.submit(A, B)
+    _, items = bench.step(want=2, token="f" * 8)
+    keys, arguments = cancel_arguments(bench.keys, "c.1", [(A, "", "pool")], kill)
+    assert bench.connection.run(Script("cancel"), keys, arguments) == 1
+    for _ in range(2):
+        bench.step(back=tuple(items))
+        assert bench.connection.call("LRANGE", bench.keys.mine(bench.node.incarnation), 0, -1) == [wire(B)]
+        assert bench.owned(bench.node) == set()
