@@ -37,7 +37,12 @@ def item(call: str, token: str, reference: str, arguments: bytes, depth: int = 0
     ('00000000000000000000000000000000', '12345678', 0, b'math:sqrt@', b'args')
     """
     wire = call.encode()
-    return wire + f"{token}0{depth:04}".encode() + seal.close(b"W", wire, reference.encode() + b"\0" + arguments)
+    return wire + head(token, depth) + seal.close(b"W", wire, reference.encode() + b"\0" + arguments)
+
+
+def head(token: str, depth: int) -> bytes:
+    """What stands in an item behind its call's id and can be read by the scripts."""
+    return f"{token}0{depth:04}".encode()
 
 
 def split(data: bytes, seal: Seal = UNSIGNED) -> tuple[str, str, int, bytes, bytes]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .messages import item
+from .messages import head
 from .parts import Aside
-from .serialize import call_id, encode_arguments
+from .serialize import call_id, encode_arguments, short_arguments
 from .shelf import new_mark
 from .trace import marked
 
@@ -31,16 +31,24 @@ def encoded(
     arguments that cannot be pickled.
     """
     asks: list[Ask] = []
-    aside, big = Aside(new_mark), {}
+    big: dict[str, list[Part]] = {}
+    aside = last = None
     for function, args, kwargs in calls:
         reference = references.get(id(function))
         if reference is None:
             reference = references[id(function)] = refer(function)
-        data, hashed = encode_arguments(args, kwargs, aside)
+        if reference is not last:                       # mostly all calls of a request are of one function
+            last, named = reference, reference.text.encode() + b"\0"
+            begin = head(marked(reference.token) if trace else reference.token, depth)
+        parts: list[Part] = []
+        data = hashed = short_arguments(args, kwargs)
+        if not data:
+            aside = aside or Aside(new_mark)
+            data, hashed = encode_arguments(args, kwargs, aside)
+            parts, aside.parts = aside.parts, []
         call = call_id(reference, hashed)
-        if aside.parts or reference.part is not None:
-            big[call] = aside.parts if reference.part is None else [*aside.parts, reference.part]
-            aside.parts = []
-        token = marked(reference.token) if trace else reference.token
-        asks.append((call, (pool, parent, item(call, token, reference.text, data, depth, seal))))
+        if parts or reference.part is not None:
+            big[call] = parts if reference.part is None else [*parts, reference.part]
+        wire = call.encode()
+        asks.append((call, (pool, parent, wire + begin + seal.close(b"W", wire, named + data))))
     return asks, big

@@ -19,16 +19,21 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 
+_NONE: dict[str, Any] = {}
+
+
 class Running:
     """A call that is being run: its id, what is needed to describe it, and how many calls stand above it."""
 
     __slots__ = ("args", "begun", "call", "cancelled", "depth", "kwargs", "name", "token", "trace")
 
-    def __init__(self, call: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], depth: int = 0) -> None:
-        self.call, self.name, self.args, self.kwargs, self.depth = call, name, args, kwargs, depth
-        self.token = b""                        # of its function
+    def __init__(self, call: str, token: bytes, depth: int, begun: float) -> None:
+        self.call, self.token, self.depth = call, token, depth      # token: of its function
+        self.begun = begun                      # on this process's clock
+        self.name = ""                          # this and its arguments: until they have been read
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = _NONE
         self.cancelled = False
-        self.begun = 0.0                        # on this process's clock
         self.trace: Trace | None = None
 
     def __repr__(self) -> str:

@@ -232,16 +232,23 @@ def _joined(tag: bytes, parts: list[bytes]) -> bytes:
     return tag + b"%d:" % len(parts) + b"".join([b"%d:%b" % (len(part), part) for part in parts])
 
 
-def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], aside: Aside | None = None) -> tuple[bytes, bytes]:
-    """(what travels, what is hashed). For a few scalars, the usual case, they are the same bytes.
+def short_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """What travels of a few scalars, the usual case, and is hashed, too; b"" for all others.
 
-    Those are marshalled: version 2 knows no references, so equal scalars have equal bytes, and it takes a fifth of a pickler's time.
-    With `aside`, what is big does not travel: `aside.parts` has it.
+    They are marshalled: version 2 knows no references, so equal scalars have equal bytes, and it takes a fifth of a pickler's time.
     """
     if not kwargs and SCALARS.issuperset(map(type, args)):
         data = b"m" + marshal.dumps(args, 2)
         if len(data) <= _SHORT:
-            return data, data
+            return data
+    return b""
+
+
+def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], aside: Aside | None = None) -> tuple[bytes, bytes]:
+    """(what travels, what is hashed). With `aside`, what is big does not travel: `aside.parts` has it."""
+    if data := short_arguments(args, kwargs):
+        return data, data
+    if not kwargs and SCALARS.issuperset(map(type, args)):
         data = _plain(args)
         if aside is None or len(data) < BIG:
             return b"a" + data, b"a" + data
@@ -256,7 +263,7 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], aside: Aside
 def decode_arguments(data: bytes, parts: Sequence[bytes | bytearray | memoryview] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Inverse of the first part of `encode_arguments`; `parts` are those that are stored beside."""
     if data[:1] == b"m":
-        return marshal.loads(memoryview(data)[1:]), {}
+        return marshal.loads(data[1:]), {}
     value = load(memoryview(data)[1:], parts) if parts else pickle.loads(memoryview(data)[1:])
     return value if data[:1] == b"k" else (value, {})
 

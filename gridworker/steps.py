@@ -76,7 +76,7 @@ class Steps:
             try:
                 if not self._suspect:
                     messages, items = self._send(want, token, idle, capped, back, self._asks, spare=spare, again=False)
-                    self.held.update(item[:ID] for item in items)
+                    self.held.update([item[:ID] for item in items])
                     return messages, items
             except GridUnreachable:
                 self._suspect = True

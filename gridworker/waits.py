@@ -131,7 +131,10 @@ class Waits:
 
     def arrive(self, message: bytes) -> bool:
         """An outcome out of the inbox. False if nobody waits for it (a repeated answer)."""
-        call = message[1:1 + ID].decode("ascii")
+        return self.end(message[1:1 + ID].decode("ascii"), message)
+
+    def end(self, call: str, message: bytes) -> bool:
+        """The outcome of that call. False if nobody waits for it."""
         waits = self._waits.get(call)
         if waits is None:
             return False
@@ -141,7 +144,7 @@ class Waits:
             failure.chain = (self._named(asked[0][2]),)
             message = self._failed(message[1:1 + ID], failure)
         for wait in waits:
-            wait.arrive(call, message.another() if type(message) is Whole and wait is not waits[-1] else message)
+            wait.arrive(call, message if wait is waits[-1] or type(message) is not Whole else message.another())
         del self._waits[call], self._asked[call]        # at the end: what a signal breaks off is asked for again
         if result:
             self.hear(message)

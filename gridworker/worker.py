@@ -50,7 +50,7 @@ log = logging.getLogger("gridworker.worker")
 BATCH_SECONDS = 0.005
 BATCH_MOST = 512
 BREADTH = 64             # up to so many parked calls it begins fresh ones although it has others to do: that makes fewer, larger steps
-RESTING_MOST = 256       # runners that are kept for later calls: a new one costs as much as ten switches
+RESTING_MOST = 1000      # runners that are kept for later calls, as many as may be parked: a new one costs as much as ten switches
 PARKED_MOST = 1000       # beyond, only calls made by calls are taken
 BELL_SECONDS = 10.0      # the longest wait for the bell; then it asks again what it has not heard
 
@@ -116,12 +116,13 @@ class Worker:
             self._coroutines.nudge()
 
     def _round(self) -> None:
-        self._flush_at = perf_counter() + BATCH_SECONDS
+        self._flush_at, pending = perf_counter() + BATCH_SECONDS, False
         while (self._woken or self.items) and perf_counter() <= self._flush_at:
             if not self._woken:
                 (self._resting.pop() if self._resting else Runner(self._serve)).switch()
                 continue
-            if self.steps.pending and not self._brief(self._woken[0][0]):
+            pending = pending or self.steps.pending
+            if pending and not self._brief(self._woken[0][0]):
                 break                           # it may go on for long: what is done and asked is told first
             runner, _ = self._woken.popleft()
             self.parked -= 1
@@ -276,9 +277,8 @@ class Worker:
         call = wire.decode()
         runner.since, runner.spent = perf_counter(), 0.0
         self.node.now[:] = wire
-        running = Running(call, "", (), {}, depth_of(data))
-        running.token = token
-        running.begun = self.tally[SINCE] = runner.since
+        self.tally[SINCE] = runner.since
+        running = Running(call, token, depth_of(data), runner.since)
         if (asked := self.waits.item(call)) is not None:
             self._local += 1
         if data[ID] == MARK:
@@ -312,8 +312,7 @@ class Worker:
         return now
 
     def _arguments(self, running: Running, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        big = data[1:2] == MANIFEST
-        parts = self.blobs.fetch(b"W", running.call.encode(), memoryview(data)[1:]) if big else ()
+        parts = self.blobs.fetch(b"W", running.call.encode(), memoryview(data)[1:]) if data[1:2] == MANIFEST else ()
         try:
             return decode_arguments(data, parts)
         except CodeMismatch:
@@ -356,7 +355,7 @@ class Worker:
         if running.trace is not None:
             self._record(running, "")
         outcome = b"R" + wire + sealed
-        if here := self.waits.item(running.call) is not None and not self.blobs.is_big(outcome):
+        if here := running.call in self.waits and body[:1] != MANIFEST:
             self._heard(outcome)                # who waits for it here goes on at once, not after the way to the server and back
         self.steps.complete(outcome, here)
         if self._debug:
