@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from memory import Memory
 
 from gridworker.keys import Keys
@@ -80,25 +80,39 @@ class Grid(RuleBasedStateMachine):
         self.connection.run(Script("submit"), (self.keys.nodes,), arguments)
         self.waiting.update((client, call) for call in calls)
 
+    @precondition(lambda self: self.waiting or not any(self.held.values()))
     @rule(which=st.integers(0, 2), want=st.integers(1, 3), idle=st.booleans())
     def take(self, which: int, want: int, idle: bool) -> None:
         self._step(self.nodes[which], want=want, idle=idle)
 
-    @rule(which=st.integers(0, 2), kind=st.sampled_from("RE"), repeat=st.booleans())
-    def finish(self, which: int, kind: str, repeat: bool) -> None:
-        node = self.nodes[which]
-        if self.held[node.incarnation]:
-            call = self.held[node.incarnation].pop(0)[:ID].decode()
-            for _ in range(1 + repeat):
-                self._step(node, done=f"{kind}{call}body".encode())
+    def _holding(self, which: int) -> Node:
+        holding = [node for node in self.nodes if self.held[node.incarnation]]
+        return holding[which % len(holding)]
 
+    @precondition(lambda self: any(self.held[node.incarnation] for node in self.nodes))
+    @rule(which=st.integers(0, 2), kind=st.sampled_from("RRE"), repeat=st.booleans())
+    def finish(self, which: int, kind: str, repeat: bool) -> None:
+        node = self._holding(which)
+        call = self.held[node.incarnation].pop(0)[:ID].decode()
+        for _ in range(1 + repeat):
+            self._step(node, done=f"{kind}{call}body".encode())
+
+    @precondition(lambda self: any(self.held[node.incarnation] for node in self.nodes))
     @rule(which=st.integers(0, 2), repeat=st.booleans())
     def give_back(self, which: int, repeat: bool) -> None:
-        node = self.nodes[which]
-        if self.held[node.incarnation]:
-            unstarted = self.held[node.incarnation].pop()
-            for _ in range(1 + repeat):
-                self._step(node, back=(unstarted,))
+        node = self._holding(which)
+        unstarted = self.held[node.incarnation].pop()
+        if not repeat:
+            self._step(node, back=(unstarted,))
+            return
+        held, cancelled = self.held[node.incarnation][:], self.cancelled.get(node.incarnation, [])[:]
+        self._step(node, back=(unstarted,))             # the connection breaks: what this reply brings is neither heard nor run
+        self.held[node.incarnation], self.cancelled[node.incarnation] = held, cancelled
+        self._step(node, back=(unstarted,))
+        known = {item[:ID] for item in self.held[node.incarnation]}
+        owned = self.connection.run(Script("resync"), (self.keys.nodes, self.keys.owned(node.incarnation)),
+                                    [self.keys.prefix, node.incarnation])
+        self.held[node.incarnation] += [item for item in owned if len(item) > ID and item[:ID] not in known]
 
     @rule(which=st.integers(0, 2))
     def die(self, which: int) -> None:
@@ -109,9 +123,11 @@ class Grid(RuleBasedStateMachine):
         self.nodes[which] = self._new()
         self.held[self.nodes[which].incarnation] = []
 
-    @rule(client=st.sampled_from(CLIENTS), call=st.sampled_from(CALLS), kill=st.booleans(), repeat=st.booleans())
-    def take_back(self, client: str, call: str, kill: bool, repeat: bool) -> None:
-        """A client cancels; whoever asks besides goes on waiting."""
+    @rule(client=st.sampled_from(CLIENTS), call=st.sampled_from(CALLS), asked=st.integers(0, 3), kill=st.booleans(), repeat=st.booleans())
+    def take_back(self, client: str, call: str, asked: int, kill: bool, repeat: bool) -> None:
+        """A client cancels, mostly what it has asked for; whoever asks besides goes on waiting."""
+        if asked and self.waiting:
+            client, call = sorted(self.waiting)[asked % len(self.waiting)]
         for _ in range(1 + repeat):
             keys, arguments = cancel_arguments(self.keys, client, [(call, "", "pool")], kill)
             self.connection.run(Script("cancel"), keys, arguments)
@@ -132,6 +148,7 @@ class Grid(RuleBasedStateMachine):
         self.connection.run(Script("collect"), (self.keys.nodes,), [self.keys.prefix, client, b"unknown", call])
         self.waiting.add((client, call))
 
+    @precondition(lambda self: self.waiting)
     @rule(client=st.sampled_from(CLIENTS))
     def reconnect(self, client: str) -> None:
         """A client whose messages may have been lost on the way asks again for all that it waits for."""
@@ -146,6 +163,7 @@ class Grid(RuleBasedStateMachine):
         self.connection.run(Script("acknowledge"), (self.keys.kept, self.keys.unheard, self.keys.nodes),
                             [self.keys.prefix, 60000, most, client, "".join("RL"[number % 2] + call for number, call in enumerate(calls))])
 
+    @precondition(lambda self: any(self.held.get(node.incarnation) for node in self.dead))
     @rule()
     def come_late(self) -> None:
         """A node that was given up finishes what it had, successfully."""
@@ -197,6 +215,6 @@ def test_no_order_of_events_loses_a_call(store: Path | type[Memory]) -> None:
     with Server(unix=True, binary=store) if isinstance(store, Path) else store() as server:
         Grid.connection, Grid.keys = server.connection(), Keys("model")
         try:
-            run_state_machine_as_test(Grid, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+            run_state_machine_as_test(Grid, settings=settings(max_examples=100, stateful_step_count=40, deadline=None))
         finally:
             Grid.connection.close()
