@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import GridError, GridUnreachable
+from .node import manner
 from .server import Server
 
 GRACE_SECONDS = 1.0         # for what still runs when the grid is closed
@@ -89,7 +90,7 @@ class Embedded:
         assert self._process is not None
         status = self._process.wait()
         if not self._stopping:
-            self._lost(GridUnreachable(f"the workers of this grid have ended with {status}; what they had to say is on stderr"))
+            self._lost(GridUnreachable(f"the workers of this grid have ended{manner(status)}; what they had to say is on stderr"))
 
     def stop(self) -> None:
         """Ends all of it; what still runs has a second to end by itself. In a forked copy of the process it does nothing."""

@@ -75,11 +75,28 @@ def reap(connection: Connection, script: Script, keys: Keys, node: str, *, dead:
     return int(requeued), int(given_up)
 
 
-def lost(node: str) -> bytes:
-    """The failure of calls that are given up because nodes, this one last, died while they held them."""
+def lost(node: str, code: int | None = None) -> bytes:
+    """The failure of calls that are given up because nodes, this one last, died while they held them. `code`: the process's, if known."""
     from .messages import Failure
 
-    return Failure("lost", "NodeLost", f"the nodes that held it died {TRIES} times, {name_of(node)} last", node=name_of(node)).plain()
+    text = f"the nodes that held it died {TRIES} times, {name_of(node)} last{manner(code)}"
+    return Failure("lost", "NodeLost", text, node=name_of(node)).plain()
+
+
+def manner(code: int | None) -> str:
+    """How a process has ended, as a message goes on; `code` as subprocess has it.
+
+    >>> manner(-11), manner(3), manner(None)
+    (', by SIGSEGV', ', with exit code 3', '')
+    """
+    if code is None:
+        return ""
+    if code >= 0:
+        return f", with exit code {code}"
+    from signal import Signals
+
+    name = Signals(-code).name if -code in list(Signals) else f"signal {-code}"
+    return f", by {name}" + (", as when the machine's memory is used up" if name == "SIGKILL" else "")
 
 
 def become(worker: Worker | None) -> None:

@@ -26,6 +26,7 @@ LEAST_KEY = 16           # bytes
 _SHORT = 4096            # bytes of a body that is rather copied
 FAILURE_MOST = 4 << 20   # bytes of a failure, whatever the limit: what tells of a body that is too large must itself arrive
 _WHAT = {b"W": "the arguments", b"R": "the result", b"E": "the failure", b"F": "the code of function"}
+_MORE = "GRIDWORKER_PAYLOAD_MOST, set where the grid's processes start, allows more"
 
 
 class Seal:
@@ -51,7 +52,7 @@ class Seal:
     def check(self, kind: bytes, call: bytes, size: int) -> None:
         """TooBig if a body of so many bytes, with its parts, is not carried."""
         if size > self._most(kind):
-            raise TooBig(f"{_WHAT[kind]} of {_short(call)} are {size:,} bytes pickled; a grid carries {self.limit:,}")
+            raise TooBig(f"{_WHAT[kind]} of {_short(call)}: {size:,} bytes pickled; a grid carries {self.limit:,} ({_MORE})")
 
     def close(self, kind: bytes, call: bytes, body: bytes) -> bytes:
         """The body as it travels. TooBig beyond the limit: here, where it was made, and not at who gets it."""
@@ -78,7 +79,7 @@ class Seal:
                 return body
         view = memoryview(sealed)
         if len(view) > self._most(kind) + SIGNATURE + 1:
-            raise TooBig(f"{_WHAT[kind]} of {_short(call)} are {len(view):,} bytes; a grid carries {self.limit:,}")
+            raise TooBig(f"{_WHAT[kind]} of {_short(call)}: {len(view):,} bytes; a grid carries {self.limit:,} ({_MORE})")
         mark = view[0] if len(view) else 0
         if self._state is None:
             if mark == OPEN:

@@ -120,7 +120,8 @@ def parse_url(url: str) -> tuple[Address, str | None]:
     if parts.scheme in ("redis", "rediss") and parts.hostname:
         tls = options if parts.scheme == "rediss" else None
         return Address(parts.hostname, parts.port or 6379, db=int(parts.path.strip("/") or 0), user=user, tls=tls), password
-    raise GridUnreachable(f"{parts.scheme}://… is no address of a grid: redis://host:port/0, rediss://… or unix:///path")
+    known = f"{parts.scheme}://…" if "://" in url else repr(url.rpartition("@")[2])        # no password in it
+    raise GridUnreachable(f"{known} is no address of a grid: redis://host:port/0, rediss://… or unix:///path")
 
 
 class Script:

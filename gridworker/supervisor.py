@@ -26,7 +26,7 @@ from contextlib import suppress
 from .errors import CodeMismatch, GridDenied, GridError, GridUnreachable
 from .keys import LEAVE, checked
 from .limits import ALONE_MS, TRIES
-from .node import NOBODY, SEVERAL, Node, lost, reap
+from .node import NOBODY, SEVERAL, Node, lost, manner, reap
 from .shelf import NOTE_MOST, SETTLED_SECONDS, beside
 from .store import Connection, Script, readable
 from .tally import Paces, shared
@@ -83,7 +83,7 @@ class Supervisor:
         self._children: dict[int, tuple[Role, Node]] = {}
         self._lifelines: dict[int, int] = {}            # pid -> our end of its pipe
         self._asleep: list[tuple[float, Role]] = []     # to be started again, and when
-        self._unburied: list[tuple[str, bytes]] = []    # dead incarnations that the grid does not know to be dead, and what they computed
+        self._unburied: list[tuple[str, bytes, int | None]] = []    # dead nodes of which the grid is to hear, their calls, exit codes
         self._doomed: set[bytes] = set()                # nodes in cancelled calls at the last beat, see beat.lua
         self._stops = 0
         self._ready: set[str] = set()
@@ -283,15 +283,15 @@ class Supervisor:
             os.close(self._lifelines.pop(pid))
             code = os.waitstatus_to_exitcode(status)
             self._denied = self._denied or code == DENIED
-            self._unburied.append((node.incarnation, culprit_in(node.now)))
+            self._unburied.append((node.incarnation, culprit_in(node.now), code))
             if not self._stops:
                 pause = role.next_pause(time.monotonic())
-                log.warning("node %s ended with %s; it starts again in %.1f s", node.name, code, pause)
+                log.warning("node %s ended%s; it starts again in %.1f s", node.name, manner(code), pause)
                 self._asleep.append((time.monotonic() + pause, role))
         while self._unburied:
-            dead, culprit = self._unburied[0]
+            dead, culprit, end = self._unburied[0]
             try:
-                requeued, given_up = reap(self._connection, self._reap, self.keys, dead, dead=True, tries=TRIES, why=lost(dead),
+                requeued, given_up = reap(self._connection, self._reap, self.keys, dead, dead=True, tries=TRIES, why=lost(dead, end),
                                           culprit=culprit)
                 self._connection.call("HDEL", self.keys.tallies, dead)
             except GridUnreachable:
@@ -313,7 +313,7 @@ class Supervisor:
         for pid, (_, node) in list(self._children.items()):
             os.waitpid(pid, 0)
             os.close(self._lifelines.pop(pid))
-            self._unburied.append((node.incarnation, NOBODY))       # it was told to leave: none of its calls is to blame
+            self._unburied.append((node.incarnation, NOBODY, None))       # it was told to leave: none of its calls is to blame
         self._children.clear()
         self._stops += 1
         try:

@@ -131,10 +131,7 @@ class Waits:
 
     def arrive(self, message: bytes) -> bool:
         """An outcome out of the inbox. False if nobody waits for it (a repeated answer)."""
-        return self.end(message[1:1 + ID].decode("ascii"), message)
-
-    def end(self, call: str, message: bytes) -> bool:
-        """The outcome of that call. False if nobody waits for it."""
+        call = message[1:1 + ID].decode("ascii")
         waits = self._waits.get(call)
         if waits is None:
             return False

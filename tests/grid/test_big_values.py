@@ -313,7 +313,7 @@ def test_the_limit_of_size_counts_parts(lab: Lab, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("GRIDWORKER_PAYLOAD_MOST", str(MIB))
     lab.workers(1)
     grid = lab.client()
-    with pytest.raises(TooBig, match=r"the result of \w+ are .* a grid carries 1,048,576"):
+    with pytest.raises(TooBig, match=r"the result of \w+: .* a grid carries 1,048,576"):
         grid.request("pool", big.ones, MIB // 4).result(20)
     with pytest.raises(TooBig, match="the arguments of"):
         grid.request("pool", big.total, numpy.ones(MIB // 4)).result(20)

@@ -50,7 +50,7 @@ def test_parked_calls_of_a_killed_worker_are_run_again(lab: Lab) -> None:
 def test_a_call_that_kills_its_workers_is_given_up(lab: Lab) -> None:
     lab.workers(2)
     grid, path = lab.client(), lab.directory / "victims"
-    with pytest.raises(NodeLost, match=r"^die\('.+\) failed: NodeLost: the nodes that held it died 5 times"):
+    with pytest.raises(NodeLost, match=r"^die\('.+\) failed: NodeLost: the nodes that held it died 5 times, .+ last, by SIGKILL, as when"):
         grid.request("pool", calls.die, str(path)).result(60)
     assert len(lines(path)) == 5
     assert grid.request("pool", calls.inc, 1).result(30) == 2

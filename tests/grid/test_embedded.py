@@ -235,7 +235,7 @@ def test_when_its_workers_end_by_themselves_whoever_waits_is_told() -> None:
         stuck = grid.request("nobody", abs, 1)
         assert grid._embedded is not None and grid._embedded._process is not None
         os.kill(grid._embedded._process.pid, signal.SIGKILL)
-        with pytest.raises(GridUnreachable, match="the workers of this grid have ended with -9"):
+        with pytest.raises(GridUnreachable, match="the workers of this grid have ended, by SIGKILL"):
             stuck.result(20)
 
 
