@@ -109,6 +109,10 @@ def parse_url(url: str) -> tuple[Address, str | None]:
 
     >>> parse_url("redis://:secret@127.0.0.1:7000/2")
     (Address('redis://127.0.0.1:7000/2'), 'secret')
+    >>> parse_url("localhost:6379")
+    Traceback (most recent call last):
+        ...
+    gridworker.errors.GridUnreachable: 'localhost:6379' is no address of a grid: redis://host:port/0, rediss://… or unix:///path
     """
     from urllib.parse import parse_qs, unquote, urlsplit
 
