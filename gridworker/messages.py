@@ -36,13 +36,17 @@ def item(call: str, token: str, reference: str, arguments: bytes, depth: int = 0
     >>> split(item("0" * 32, "12345678", "math:sqrt@", b"args"))
     ('00000000000000000000000000000000', '12345678', 0, b'math:sqrt@', b'args')
     """
-    wire = call.encode()
-    return wire + head(token, depth) + seal.close(b"W", wire, reference.encode() + b"\0" + arguments)
+    return assembled(call.encode(), *shared(token, reference, depth), arguments, seal)
 
 
-def head(token: str, depth: int) -> bytes:
-    """What stands in an item behind its call's id and can be read by the scripts."""
-    return f"{token}0{depth:04}".encode()
+def shared(token: str, reference: str, depth: int) -> tuple[bytes, bytes]:
+    """What the items of a request have in common: what the scripts read behind the call's id, and the reference."""
+    return f"{token}0{depth:04}".encode(), reference.encode() + b"\0"
+
+
+def assembled(wire: bytes, head: bytes, reference: bytes, arguments: bytes, seal: Seal) -> bytes:
+    """The item of a call with that id, of its parts; see `shared`."""
+    return wire + head + seal.close(b"W", wire, reference + arguments)
 
 
 def split(data: bytes, seal: Seal = UNSIGNED) -> tuple[str, str, int, bytes, bytes]:

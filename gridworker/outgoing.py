@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .messages import head
+from .messages import assembled, shared
 from .parts import Aside
-from .serialize import call_id, encode_arguments, short_arguments
+from .serialize import call_id, long_arguments, short_arguments
 from .shelf import new_mark
 from .trace import marked
 
@@ -38,17 +38,16 @@ def encoded(
         if reference is None:
             reference = references[id(function)] = refer(function)
         if reference is not last:                       # mostly all calls of a request are of one function
-            last, named = reference, reference.text.encode() + b"\0"
-            begin = head(marked(reference.token) if trace else reference.token, depth)
+            last = reference
+            head, named = shared(marked(reference.token) if trace else reference.token, reference.text, depth)
         parts: list[Part] = []
         data = hashed = short_arguments(args, kwargs)
         if not data:
             aside = aside or Aside(new_mark)
-            data, hashed = encode_arguments(args, kwargs, aside)
+            data, hashed = long_arguments(args, kwargs, aside)
             parts, aside.parts = aside.parts, []
         call = call_id(reference, hashed)
         if parts or reference.part is not None:
             big[call] = parts if reference.part is None else [*parts, reference.part]
-        wire = call.encode()
-        asks.append((call, (pool, parent, wire + begin + seal.close(b"W", wire, named + data))))
+        asks.append((call, (pool, parent, assembled(call.encode(), head, named, data, seal))))
     return asks, big

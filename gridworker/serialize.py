@@ -246,8 +246,12 @@ def short_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
 
 def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], aside: Aside | None = None) -> tuple[bytes, bytes]:
     """(what travels, what is hashed). With `aside`, what is big does not travel: `aside.parts` has it."""
-    if data := short_arguments(args, kwargs):
-        return data, data
+    data = short_arguments(args, kwargs)
+    return (data, data) if data else long_arguments(args, kwargs, aside)
+
+
+def long_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], aside: Aside | None) -> tuple[bytes, bytes]:
+    """As `encode_arguments`, of those that are not short."""
     if not kwargs and SCALARS.issuperset(map(type, args)):
         data = _plain(args)
         if aside is None or len(data) < BIG:
